@@ -1,0 +1,41 @@
+# Compiler settings shared by every target of the project.
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_program(MOBA_CCACHE ccache)
+if(MOBA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${MOBA_CCACHE}")
+endif()
+
+# Warnings, sanitizers and the include root of one of our targets.
+function(moba_target_settings target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+    -Woverloaded-virtual -Wcast-qual -Wvla $<$<BOOL:${MOBA_WERROR}>:-Werror>)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}"
+    "${PROJECT_SOURCE_DIR}/engine/include")
+  if(MOBA_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${MOBA_SANITIZE} -fno-omit-frame-pointer
+      -fno-sanitize-recover=all)
+    target_link_options(${target} PRIVATE -fsanitize=${MOBA_SANITIZE})
+  endif()
+endfunction()
+
+# One folder of the library: a static library `moba_<name>` from explicit sources, linked against the folders below it (DEPENDS)
+# and the outside libraries it uses (LIBS). The installed library moba::moba is made of the objects of all folders (engine/).
+function(moba_add_folder name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS" ${ARGN})
+  if(NOT ARG_SOURCES)
+    return()
+  endif()
+  add_library(moba_${name} STATIC ${ARG_SOURCES})
+  moba_target_settings(moba_${name})
+  list(TRANSFORM ARG_DEPENDS PREPEND moba_)
+  target_link_libraries(moba_${name} PUBLIC Threads::Threads ${ARG_DEPENDS} ${ARG_LIBS})
+endfunction()
