@@ -1,0 +1,61 @@
+// A causal language model as the engine sees it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "attention/attention_backend.h"
+#include "device/context.h"
+#include "device/tensor.h"
+#include "kvcache/kv_pool.h"
+#include "kvcache/store_kv.h"
+#include "model/model_config.h"
+
+namespace moba {
+
+// One step's tokens, all sequences packed one after the other. Borrowed; device memory.
+struct ForwardBatch {
+  TensorView token_ids;  // [num_tokens] int32
+  TensorView positions;  // [num_tokens] int32
+  const KvWritePlan* kv_write_plan = nullptr;
+};
+
+struct ModelOptions {
+  DType dtype = DType::kFloat32;  // of activations and the cache: float32 or bfloat16
+  std::int64_t max_model_len =
+      0;  // longest sequence: sizes the RoPE table (and sets the base of dynamic RoPE)
+  std::int64_t max_num_batched_tokens = 0;  // sizes the activations
+};
+
+// Not thread-safe: one per rank. Weights are mapped from the checkpoint where their dtype allows,
+// and shared with the page cache.
+class CausalLM {
+ public:
+  virtual ~CausalLM() = default;
+
+  virtual const ModelConfig& config() const = 0;
+
+  // Runs all layers on the batch: writes its keys and values into the cache, attends through
+  // `attention`, whose plan() has seen the same batch, and returns the hidden states after the
+  // final norm: [num_tokens, hidden_size] in the compute dtype, owned by the model and valid until
+  // the next forward. num_tokens is at most max_num_batched_tokens.
+  virtual TensorView forward(const ForwardBatch& batch, KvPool& cache,
+                             AttentionBackend& attention) = 0;
+
+  // logits [n, vocab_size] float32 of hidden states [n, hidden_size] (compute dtype).
+  virtual void compute_logits(const TensorView& hidden, const TensorView& logits) = 0;
+
+  // Bytes of weights this rank uses: mapped from files, and converted copies in memory of its own.
+  virtual std::int64_t weight_bytes() const = 0;
+  // Bytes of activations and tables, fixed at construction.
+  virtual std::int64_t activation_bytes() const = 0;
+};
+
+// Loads the model of a checkpoint directory (config.json as given in `config`). Throws Error naming
+// file and tensor: unknown architecture (the line lists the known ones), a tensor missing or of
+// another shape or dtype, before big memory is taken.
+std::unique_ptr<CausalLM> load_causal_lm(DeviceContext& context, const std::filesystem::path& dir,
+                                         const ModelConfig& config, const ModelOptions& options);
+
+}  // namespace moba
