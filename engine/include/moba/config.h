@@ -1,0 +1,68 @@
+// How an engine is set up. One struct per concern; the defaults stand here and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace moba {
+
+enum class AttentionMode {
+  kAuto,  // each layer as the checkpoint's config says
+  kFull,  // full causal attention in every layer
+  kMoba,  // MoBA in every layer but the full_attention_layers
+};
+
+enum class DecodeAttention {
+  kMoba,  // a layer keeps its kind when it decodes
+  kFull,  // prompts by the layer's kind, generated tokens by full attention (as upstream MoBA
+          // decodes)
+};
+
+enum class ComputeDType {
+  kAuto,  // bfloat16 for bfloat16 checkpoints, else float32
+  kFloat32,
+  kBFloat16,
+};
+
+struct AttentionOptions {
+  AttentionMode mode = AttentionMode::kAuto;
+  // Tokens per MoBA block; 0: the checkpoint's. Fixed for an engine, since the cache's centroids
+  // follow it.
+  int moba_block_size = 0;
+  // Blocks a query attends to, its own included; 0: the checkpoint's.
+  int moba_topk = 0;
+  // Layers that keep full attention under kMoba: "" the checkpoint's, "none", "last:N", or a list
+  // as "0,8,9".
+  std::string full_attention_layers;
+  DecodeAttention decode = DecodeAttention::kMoba;
+};
+
+struct CacheOptions {
+  // Bytes for keys, values and centroids. 0: what one sequence of max_model_len needs, but at most
+  // 80% of the memory that is free once the weights are counted.
+  std::int64_t memory_bytes = 0;
+  // Tokens per page. 0: 64, or the largest power of two up to 64 that divides the MoBA block size.
+  int block_size = 0;
+};
+
+struct SchedulerOptions {
+  // Tokens of one step over all sequences: the length of a prefill chunk.
+  int max_num_batched_tokens = 2048;
+  // Sequences in one step.
+  int max_num_seqs = 16;
+};
+
+struct EngineConfig {
+  std::string model;                         // a Hugging Face checkpoint directory
+  ComputeDType dtype = ComputeDType::kAuto;  // of activations and the cache; weights stay as the
+                                             // file has them where that is exact
+  // Longest sequence, prompt and output together. 0: the checkpoint's max_position_embeddings, or
+  // what the cache holds if less.
+  std::int64_t max_model_len = 0;
+  int num_threads = 0;  // 0: one per processor
+  AttentionOptions attention;
+  CacheOptions cache;
+  SchedulerOptions scheduler;
+};
+
+}  // namespace moba

@@ -1,0 +1,41 @@
+// The tokenizer of a checkpoint, for use with or without an engine.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "moba/status.h"
+
+namespace moba {
+
+class Tokenizer;
+
+// A handle; copies share the tokenizer. Every method is safe to call from several threads at once.
+class TokenizerHandle {
+ public:
+  // Of a checkpoint directory (tokenizer.json or tokenizer.model).
+  static Result<TokenizerHandle> open(const std::string& dir);
+  explicit TokenizerHandle(std::shared_ptr<const Tokenizer> tokenizer);
+
+  // add_special_tokens: what the checkpoint adds by itself (BOS). parse_special_tokens: text such
+  // as "</s>" becomes that token.
+  std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens = true,
+                                   bool parse_special_tokens = false) const;
+  // kInvalidArgument for an id out of range.
+  Result<std::string> decode(const std::vector<std::int32_t>& ids,
+                             bool skip_special_tokens = true) const;
+  // The vocabulary's spelling of a token.
+  Result<std::string> token_name(std::int32_t id) const;
+  std::int32_t vocab_size() const;
+  std::optional<std::int32_t> bos_id() const;
+  std::optional<std::int32_t> eos_id() const;
+
+ private:
+  std::shared_ptr<const Tokenizer> tokenizer_;
+};
+
+}  // namespace moba
