@@ -1,4 +1,5 @@
-// The test framework, whichever major version the system has: Catch2 v3 (several headers) or v2 (one).
+// The test framework, whichever major version the system has: Catch2 v3 (several headers) or v2
+// (one).
 #pragma once
 
 #if __has_include(<catch2/catch_all.hpp>)
