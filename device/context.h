@@ -2,6 +2,8 @@
 #pragma once
 
 #include "device/buffer.h"
+#include "device/check.h"
+#include "device/cpu/cpu_features.h"
 #include "device/thread_pool.h"
 
 namespace moba {
@@ -10,14 +12,20 @@ namespace moba {
 // on it.
 class DeviceContext {
  public:
-  // A CPU context with that many threads (0: one per processor).
-  explicit DeviceContext(int num_threads) : pool_(num_threads) {}
+  // A CPU context with that many threads (0: one per processor). Its kernels are those of `isa`,
+  // which is a choice for tests and benchmarks only; throws Error if the machine lacks it.
+  explicit DeviceContext(int num_threads, cpu::Isa isa = cpu::best_isa())
+      : isa_(isa), pool_(num_threads) {
+    MOBA_CHECK(isa <= cpu::best_isa(), "this processor has no ", cpu::isa_name(isa));
+  }
 
   Device device() const { return device_; }
+  cpu::Isa isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
 
  private:
   Device device_;
+  cpu::Isa isa_;
   ThreadPool pool_;
 };
 

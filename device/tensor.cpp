@@ -10,6 +10,15 @@ Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(
   std::copy(dims.begin(), dims.end(), dims_.begin());
 }
 
+Shape Shape::from(std::span<const std::int64_t> dims) {
+  MOBA_CHECK(dims.size() <= kMaxRank, "a shape has at most ", kMaxRank, " dimensions, not ",
+             dims.size());
+  Shape shape;
+  shape.rank_ = static_cast<int>(dims.size());
+  std::copy(dims.begin(), dims.end(), shape.dims_.begin());
+  return shape;
+}
+
 std::int64_t Shape::num_elements() const {
   std::int64_t product = 1;
   for (int i = 0; i < rank_; ++i) product *= dims_[static_cast<std::size_t>(i)];

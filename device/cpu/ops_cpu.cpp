@@ -1,100 +1,98 @@
 #include "device/cpu/ops_cpu.h"
 
-#include <cmath>
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+
+#include "device/cpu/ops_kernels.h"
 
 namespace moba::cpu {
 namespace {
 
-float load(const void* data, DType dtype, std::int64_t i) {
-  switch (dtype) {
-    case DType::kBFloat16:
-      return static_cast<float>(static_cast<const BFloat16*>(data)[i]);
-    case DType::kFloat16:
-      return static_cast<float>(static_cast<const Float16*>(data)[i]);
-    default:
-      return static_cast<const float*>(data)[i];
+// Elements below which a loop over the threads costs more than it gains, and elements of one item
+// of such a loop.
+constexpr std::int64_t kMinElements = 32768;
+constexpr std::int64_t kItemElements = 16384;
+
+// Runs body(begin, end) over parts of [0, rows), rows of n elements each.
+template <typename Body>
+void for_rows(DeviceContext& context, std::int64_t rows, std::int64_t n, Body&& body) {
+  if (rows == 0 || n == 0) return;
+  if (rows == 1 || rows * n < kMinElements) {
+    body(std::int64_t{0}, rows);
+    return;
   }
+  const std::int64_t rows_per_item = std::max<std::int64_t>(1, kItemElements / n);
+  const auto item_body = [&](std::int64_t item, int /*thread*/) {
+    body(item * rows_per_item, std::min(rows, (item + 1) * rows_per_item));
+  };
+  context.pool().parallel_for((rows + rows_per_item - 1) / rows_per_item, item_body);
 }
 
-void store(void* data, DType dtype, std::int64_t i, float value) {
-  if (dtype == DType::kBFloat16) {
-    static_cast<BFloat16*>(data)[i] = BFloat16(value);
-  } else {
-    static_cast<float*>(data)[i] = value;
-  }
+// First byte of row r of a matrix with rows of n elements.
+std::byte* row(const TensorView& t, std::int64_t n, std::int64_t r) {
+  return static_cast<std::byte*>(t.raw()) + static_cast<std::size_t>(r * n) * dtype_size(t.dtype());
 }
 
 }  // namespace
 
-void embedding(DeviceContext& /*context*/, const TensorView& table, const TensorView& ids,
+void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
                const TensorView& out) {
   const std::int64_t n = table.dim(1);
-  for (std::int64_t t = 0; t < ids.dim(0); ++t) {
-    const std::int64_t id = ids.data<std::int32_t>()[t];
-    for (std::int64_t i = 0; i < n; ++i) {
-      store(out.raw(), out.dtype(), t * n + i, load(table.raw(), table.dtype(), id * n + i));
+  const auto* id = ids.data<std::int32_t>();
+  const auto convert = MOBA_SIMD_SELECT(context.isa(), convert_rows);
+  for_rows(context, ids.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      convert(row(table, n, id[t]), table.dtype(), row(out, n, t), out.dtype(), n);
     }
-  }
+  });
 }
 
 void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& weight, float eps,
               const TensorView& out) {
   const std::int64_t n = x.dim(1);
-  context.pool().parallel_for(x.dim(0), [&](std::int64_t r, int) {
-    float sum = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const float v = load(x.raw(), x.dtype(), r * n + i);
-      sum += v * v;
-    }
-    const float scale = 1.0F / std::sqrt(sum / static_cast<float>(n) + eps);
-    for (std::int64_t i = 0; i < n; ++i) {
-      float v = load(x.raw(), x.dtype(), r * n + i) * scale;
-      if (x.dtype() == DType::kBFloat16) v = static_cast<float>(BFloat16(v));
-      store(out.raw(), out.dtype(), r * n + i, v * load(weight.raw(), weight.dtype(), i));
-    }
+  const auto kernel = MOBA_SIMD_SELECT(context.isa(), rms_norm_rows);
+  for_rows(context, x.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    kernel(row(x, n, begin), x.dtype(), end - begin, n, weight.raw(), weight.dtype(), eps,
+           row(out, n, begin));
   });
 }
 
 void rope(DeviceContext& context, const TensorView& positions, const TensorView& cos_sin,
           const TensorView& x) {
   const std::int64_t heads = x.dim(1);
-  const std::int64_t d = x.dim(2);
-  const std::int64_t h = d / 2;
-  context.pool().parallel_for(x.dim(0), [&](std::int64_t t, int) {
-    const float* row = cos_sin.data<float>() + positions.data<std::int32_t>()[t] * d;
-    for (std::int64_t head = 0; head < heads; ++head) {
-      const std::int64_t base = (t * heads + head) * d;
-      for (std::int64_t i = 0; i < h; ++i) {
-        const float a = load(x.raw(), x.dtype(), base + i);
-        const float b = load(x.raw(), x.dtype(), base + h + i);
-        store(x.raw(), x.dtype(), base + i, a * row[i] - b * row[h + i]);
-        store(x.raw(), x.dtype(), base + h + i, b * row[i] + a * row[h + i]);
-      }
-    }
+  const std::int64_t head_dim = x.dim(2);
+  const std::int64_t n = heads * head_dim;
+  const auto kernel = MOBA_SIMD_SELECT(context.isa(), rope_rows);
+  for_rows(context, x.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    kernel(row(x, n, begin), x.dtype(), end - begin, heads, head_dim,
+           positions.data<std::int32_t>() + begin, cos_sin.data<float>());
   });
 }
 
 void silu_mul(DeviceContext& context, const TensorView& gate, const TensorView& up,
               const TensorView& out) {
   const std::int64_t n = gate.dim(1);
-  context.pool().parallel_for(gate.dim(0), [&](std::int64_t r, int) {
-    for (std::int64_t i = r * n; i < (r + 1) * n; ++i) {
-      const float g = load(gate.raw(), gate.dtype(), i);
-      store(out.raw(), out.dtype(), i, g / (1.0F + std::exp(-g)) * load(up.raw(), up.dtype(), i));
+  const auto kernel = MOBA_SIMD_SELECT(context.isa(), silu_mul_elements);
+  for_rows(context, gate.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    // By rows: where a vector ends must not depend on the rows beside.
+    for (std::int64_t r = begin; r < end; ++r) {
+      kernel(row(gate, n, r), row(up, n, r), row(out, n, r), gate.dtype(), n);
     }
   });
 }
 
-void gather_rows(DeviceContext& /*context*/, const TensorView& x, const TensorView& indices,
+void gather_rows(DeviceContext& context, const TensorView& x, const TensorView& indices,
                  const TensorView& out) {
-  const std::size_t bytes = static_cast<std::size_t>(x.dim(1)) * dtype_size(x.dtype());
-  for (std::int64_t r = 0; r < indices.dim(0); ++r) {
-    const auto from = static_cast<std::size_t>(indices.data<std::int32_t>()[r]);
-    std::memcpy(static_cast<std::byte*>(out.raw()) + static_cast<std::size_t>(r) * bytes,
-                static_cast<const std::byte*>(x.raw()) + from * bytes, bytes);
-  }
+  const std::int64_t n = x.dim(1);
+  const auto* index = indices.data<std::int32_t>();
+  const std::size_t bytes = static_cast<std::size_t>(n) * dtype_size(x.dtype());
+  for_rows(context, indices.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      std::memcpy(row(out, n, r), row(x, n, index[r]), bytes);
+    }
+  });
 }
 
 }  // namespace moba::cpu
