@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
     --no-setup) setup=no ;;
     --asan) asan=yes ;;
     -h | --help)
-      sed -n '2,8s/^# \{0,1\}//p' "$0"
+      sed -n '2,8s/^# \{0,1\}//p' tools/test.sh
       exit 0
       ;;
     *) break ;;
