@@ -1,0 +1,44 @@
+// One sequence of tokens on its way through the engine.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/sampling_state.h"
+
+namespace moba {
+
+// Owned by the engine; the scheduler moves it along. Plain data, no locking.
+struct Sequence {
+  std::int64_t id = 0;  // order of arrival, unique
+
+  std::vector<std::int32_t> tokens;  // the prompt, then the output
+  std::int64_t num_prompt_tokens = 0;
+  // Tokens, from the start, whose keys and values are in the cache.
+  std::int64_t num_computed_tokens = 0;
+  // The sequence ends when it has that many tokens; at least num_prompt_tokens, and equal to it for
+  // a request that generates nothing.
+  std::int64_t max_num_tokens = 0;
+
+  std::vector<std::int32_t> block_table;  // pages in logical order
+
+  // [num_layers] each, see attention_policy.h. A chunk never holds tokens of both kinds if they
+  // differ.
+  std::vector<std::int32_t> prefill_topk;
+  std::vector<std::int32_t> decode_topk;
+
+  SamplingState sampling;
+  // The log probabilities of tokens 1 .. num_prompt_tokens - 1 are wanted; of how many they are
+  // there already.
+  bool wants_prompt_logprobs = false;
+  int num_top_prompt_logprobs = 0;
+  std::int64_t num_prompt_logprobs = 0;
+
+  std::int64_t num_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
+  std::int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+  bool in_prompt(std::int64_t position) const { return position < num_prompt_tokens; }
+  // Whether the logits after the last token are wanted.
+  bool wants_more() const { return num_tokens() < max_num_tokens; }
+};
+
+}  // namespace moba

@@ -1,0 +1,35 @@
+// Errors of the engine floor that know which status the public face reports.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "device/check.h"
+#include "moba/status.h"
+
+namespace moba {
+
+// An Error with the code it becomes at the public face; plain Errors become what the phase they
+// were thrown in says (see with_code).
+class StatusError : public Error {
+ public:
+  StatusError(StatusCode code, const std::string& message) : Error(message), code_(code) {}
+  StatusCode code() const { return code_; }
+
+ private:
+  StatusCode code_;
+};
+
+// Runs `body`; a plain Error leaves as a StatusError with `code`, other exceptions as they are.
+template <typename Body>
+auto with_code(StatusCode code, Body&& body) -> decltype(std::forward<Body>(body)()) {
+  try {
+    return std::forward<Body>(body)();
+  } catch (const StatusError&) {
+    throw;
+  } catch (const Error& error) {
+    throw StatusError(code, error.what());
+  }
+}
+
+}  // namespace moba

@@ -1,0 +1,194 @@
+#include "engine/scheduler.h"
+
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+
+#include "tests/engine/engine_test_util.h"
+
+namespace moba {
+namespace {
+
+SchedulerConfig make_config(int budget, int max_seqs, std::int64_t pages, int block_size = 4) {
+  SchedulerConfig config;
+  config.max_num_batched_tokens = budget;
+  config.max_num_seqs = max_seqs;
+  config.block_size = block_size;
+  config.num_pages = pages;
+  return config;
+}
+
+std::unique_ptr<Sequence> make_sequence(std::int64_t id, std::int64_t prompt, std::int64_t output) {
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->tokens.assign(static_cast<std::size_t>(prompt), 7);
+  sequence->num_prompt_tokens = prompt;
+  sequence->max_num_tokens = prompt + output;
+  return sequence;
+}
+
+// One step as the engine does it: a token for each sequence that has caught up.
+void step(Scheduler& scheduler) {
+  std::vector<Sequence*> samples;
+  for (const ScheduledChunk& chunk : scheduler.schedule().chunks) {
+    if (chunk.reaches_end() && chunk.sequence->wants_more()) samples.push_back(chunk.sequence);
+  }
+  scheduler.complete_step();
+  for (Sequence* sequence : samples) sequence->tokens.push_back(9);
+}
+
+TEST_CASE("a prompt is read in chunks, then one token a step", "[scheduler]") {
+  Scheduler scheduler(make_config(5, 4, 10));
+  const auto sequence = make_sequence(1, 12, 3);
+  scheduler.add(sequence.get());
+  std::vector<std::int64_t> given;
+  for (int i = 0; i < 5; ++i) {
+    const StepPlan& plan = scheduler.schedule();
+    REQUIRE(plan.chunks.size() == 1);
+    given.push_back(plan.num_tokens);
+    const bool samples = plan.chunks[0].reaches_end();
+    scheduler.complete_step();
+    if (samples) sequence->tokens.push_back(9);
+  }
+  CHECK(given == std::vector<std::int64_t>{5, 5, 2, 1, 1});
+  CHECK(sequence->num_tokens() == sequence->max_num_tokens);
+  CHECK(sequence->block_table.size() == 4);  // 14 computed tokens
+  scheduler.remove(sequence.get());
+  CHECK(scheduler.num_pages_in_use() == 0);
+  CHECK(sequence->block_table.empty());
+  CHECK(scheduler.schedule().chunks.empty());
+}
+
+TEST_CASE("sequences that generate go before a long prompt", "[scheduler]") {
+  Scheduler scheduler(make_config(8, 4, 100));
+  const auto longer = make_sequence(1, 100, 5);
+  const auto shorter = make_sequence(2, 3, 5);
+  scheduler.add(shorter.get());
+  step(scheduler);
+  scheduler.add(longer.get());
+  const StepPlan& plan = scheduler.schedule();
+  REQUIRE(plan.chunks.size() == 2);
+  CHECK(plan.chunks[0].sequence == shorter.get());
+  CHECK(plan.chunks[0].num_tokens == 1);
+  CHECK(plan.chunks[1].num_tokens == 7);
+}
+
+TEST_CASE("a chunk ends with the prompt where the modes differ", "[scheduler]") {
+  Scheduler scheduler(make_config(100, 4, 100));
+  auto sequence = make_sequence(1, 10, 8);
+  sequence->tokens.resize(14, 9);  // as after a restart
+  sequence->prefill_topk = {3};
+  SECTION("different") {
+    sequence->decode_topk = {0};
+    scheduler.add(sequence.get());
+    CHECK(scheduler.schedule().num_tokens == 10);
+    scheduler.complete_step();
+    CHECK(scheduler.schedule().num_tokens == 4);
+  }
+  SECTION("equal") {
+    sequence->decode_topk = {3};
+    scheduler.add(sequence.get());
+    CHECK(scheduler.schedule().num_tokens == 14);
+  }
+}
+
+TEST_CASE("a sequence that can never fit is refused with the numbers", "[scheduler]") {
+  Scheduler scheduler(make_config(8, 4, 3));
+  const auto fits = make_sequence(1, 10, 3);      // 12 computed
+  const auto too_long = make_sequence(2, 10, 4);  // 13 computed
+  scheduler.add(fits.get());
+  CHECK_THAT(message_of([&] { scheduler.add(too_long.get()); }),
+             Contains("4 pages") && Contains("there are 3"));
+  CHECK(scheduler.num_waiting() == 1);
+}
+
+TEST_CASE("removal gives pages back at any moment", "[scheduler]") {
+  Scheduler scheduler(make_config(4, 4, 10));
+  const auto a = make_sequence(1, 20, 3);
+  const auto b = make_sequence(2, 20, 3);
+  scheduler.add(a.get());
+  scheduler.add(b.get());
+  step(scheduler);
+  CHECK(scheduler.num_pages_in_use() > 0);
+  CHECK(scheduler.num_waiting() == 1);  // 12 pages in all
+  scheduler.remove(b.get());
+  CHECK(scheduler.num_waiting() == 0);
+  scheduler.remove(a.get());
+  CHECK(scheduler.num_pages_in_use() == 0);
+  CHECK_THAT(message_of([&] { scheduler.remove(a.get()); }), Contains("not scheduled"));
+}
+
+TEST_CASE("random arrivals and cancels keep the promises", "[scheduler]") {
+  std::mt19937 random(GENERATE(1, 2, 3, 4, 5));
+  const auto between = [&random](int low, int high) {
+    return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+  };
+  const SchedulerConfig config =
+      make_config(between(1, 40), between(1, 6), between(8, 60), between(1, 9));
+  Scheduler scheduler(config);
+  std::map<std::int64_t, std::unique_ptr<Sequence>> alive;
+  std::int64_t next_id = 0;
+  std::int64_t ended = 0;
+  for (int i = 0; i < 12000; ++i) {
+    if (i < 5000 && alive.size() < 20 && between(0, 3) == 0) {
+      const std::int64_t capacity = config.num_pages * config.block_size;
+      const auto prompt = std::min<std::int64_t>(between(1, 120), capacity);
+      auto sequence = make_sequence(next_id++, prompt,
+                                    std::min<std::int64_t>(between(0, 30), capacity + 1 - prompt));
+      scheduler.add(sequence.get());
+      alive.emplace(sequence->id, std::move(sequence));
+    }
+    if (!alive.empty() && between(0, 40) == 0) {
+      auto it = alive.begin();
+      std::advance(it, between(0, static_cast<int>(alive.size()) - 1));
+      scheduler.remove(it->second.get());
+      alive.erase(it);
+      ++ended;
+    }
+
+    const StepPlan& plan = scheduler.schedule();
+    REQUIRE(plan.num_tokens <= config.max_num_batched_tokens);
+    REQUIRE(plan.chunks.size() <= static_cast<std::size_t>(config.max_num_seqs));
+    REQUIRE(plan.chunks.empty() == alive.empty());
+    std::int64_t sum = 0;
+    std::set<const Sequence*> seen;
+    std::vector<Sequence*> samples;
+    for (const ScheduledChunk& chunk : plan.chunks) {
+      REQUIRE(chunk.num_tokens >= 1);
+      REQUIRE(chunk.first == chunk.sequence->num_computed_tokens);
+      REQUIRE(chunk.end() <= chunk.sequence->num_tokens());
+      REQUIRE(static_cast<std::int64_t>(chunk.sequence->block_table.size()) ==
+              (chunk.end() + config.block_size - 1) / config.block_size);
+      REQUIRE(seen.insert(chunk.sequence).second);
+      sum += chunk.num_tokens;
+      if (chunk.reaches_end()) samples.push_back(chunk.sequence);
+    }
+    REQUIRE(sum == plan.num_tokens);
+    // No page belongs to two sequences.
+    std::set<std::int32_t> pages;
+    std::size_t num_pages = 0;
+    for (const auto& [id, sequence] : alive) {
+      pages.insert(sequence->block_table.begin(), sequence->block_table.end());
+      num_pages += sequence->block_table.size();
+    }
+    REQUIRE(pages.size() == num_pages);
+    REQUIRE(scheduler.num_pages_in_use() == static_cast<std::int64_t>(num_pages));
+
+    scheduler.complete_step();
+    for (Sequence* sequence : samples) {
+      if (sequence->wants_more()) sequence->tokens.push_back(1);
+      if (!sequence->wants_more()) {
+        scheduler.remove(sequence);
+        alive.erase(sequence->id);
+        ++ended;
+      }
+    }
+  }
+  CHECK(alive.empty());
+  CHECK(ended == next_id);
+  CHECK(scheduler.num_pages_in_use() == 0);
+}
+
+}  // namespace
+}  // namespace moba
