@@ -18,7 +18,7 @@ struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000.0;
   double factor = 1.0;
-  std::int64_t original_max_position = 0;  // dynamic, llama3, yarn
+  std::int64_t original_max_position = 0;  // dynamic (max_position_embeddings), llama3, yarn
   double low_freq_factor = 1.0;            // llama3
   double high_freq_factor = 4.0;           // llama3
   double beta_fast = 32.0;                 // yarn
@@ -58,7 +58,11 @@ struct ModelConfig {
   bool qk_norm = false;  // Qwen3: RMSNorm on every head's q and k before RoPE
   std::int64_t max_position_embeddings = 0;
   RopeConfig rope;
-  DType dtype = DType::kFloat32;  // torch_dtype: what the weights were saved as
+  DType dtype = DType::kFloat32;  // dtype or torch_dtype: what the weights were saved as
+  // Some layers were made to see only so many of the last tokens, the query's own included. The
+  // engine runs them as full attention, which is the same only for sequences up to that length: do
+  // not run longer ones (load_causal_lm refuses a longer max_model_len).
+  std::optional<std::int64_t> sliding_window;
   MobaConfig moba;
   std::vector<AttentionKind> layer_kinds;  // [num_layers]
 
@@ -66,8 +70,11 @@ struct ModelConfig {
   std::vector<std::int32_t> eos_token_ids;
 };
 
-// Reads and checks config.json of a checkpoint directory. Throws Error with one line naming the
-// file and the key.
+// Reads and checks config.json of a checkpoint directory, in the spellings of transformers 4 and 5.
+// A key that is absent or null means what it means there. Throws Error with one line naming the
+// file and the key: an architecture that is not in model/registry.cpp, a value of the wrong type or
+// out of range, keys that contradict each other, and what the engine does not compute (quantized
+// weights, other activations or RoPE types).
 ModelConfig load_model_config(const std::filesystem::path& dir);
 
 // generation_config.json: defaults for sampling that the checkpoint ships; absent file: all empty.

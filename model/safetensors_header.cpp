@@ -253,23 +253,14 @@ class HeaderReader final : public json::json_sax_t {
     std::uint64_t bits = dtype_->bits;
     for (const std::int64_t dim : shape_) {
       if (__builtin_mul_overflow(bits, static_cast<std::uint64_t>(dim), &bits)) {
-        fail("shape ", shape_text(), " overflows");
+        fail("shape ", shape_text(shape_), " overflows");
       }
     }
     if (bits % 8 != 0 || bits / 8 != end - begin) {
-      fail("shape ", shape_text(), " of ", dtype_->name, " does not fit data_offsets [", begin,
-           ", ", end, "], which span ", end - begin, " bytes");
+      fail("shape ", shape_text(shape_), " of ", dtype_->name, " does not fit data_offsets [",
+           begin, ", ", end, "], which span ", end - begin, " bytes");
     }
     records_.push_back({name_, dtype_->name, shape_, data_begin_ + begin, data_begin_ + end});
-  }
-
-  std::string shape_text() const {
-    std::string text = "[";
-    for (const std::int64_t dim : shape_) {
-      if (text.size() > 1) text += ", ";
-      text += std::to_string(dim);
-    }
-    return text + "]";
   }
 
   std::string file_;
@@ -320,6 +311,15 @@ void check_coverage(const std::string& file, std::vector<SafetensorsRecord>& rec
 }
 
 }  // namespace
+
+std::string shape_text(std::span<const std::int64_t> shape) {
+  std::string text = "[";
+  for (const std::int64_t dim : shape) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(dim);
+  }
+  return text + "]";
+}
 
 std::vector<SafetensorsRecord> read_safetensors_header(const std::filesystem::path& path,
                                                        const MappedFile& file) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,5 +27,8 @@ struct SafetensorsRecord {
 // grows with the header that is really there, never with a number written in it.
 std::vector<SafetensorsRecord> read_safetensors_header(const std::filesystem::path& path,
                                                        const MappedFile& file);
+
+// "[2, 3]", for any rank.
+std::string shape_text(std::span<const std::int64_t> shape);
 
 }  // namespace moba

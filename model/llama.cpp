@@ -1,0 +1,344 @@
+#include "model/llama.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "device/check.h"
+#include "device/gemm.h"
+#include "device/ops.h"
+#include "model/rope.h"
+#include "model/weights.h"
+
+namespace moba {
+namespace {
+
+// Activations of the MLP are [rows, intermediate_size], the widest of all: it runs on as many rows
+// at a time as fit in this, and on no fewer than keep its products efficient. No result depends on
+// it.
+constexpr std::int64_t kMlpBytes = std::int64_t{32} << 20;
+constexpr std::int64_t kMinMlpRows = 256;
+
+// Views into the checkpoint or into converted copies; a bias or norm that the model lacks is empty.
+struct LayerWeights {
+  TensorView input_norm;       // [hidden]
+  TensorView q, q_bias;        // [num_q_heads * head_dim, hidden]
+  TensorView k, k_bias;        // [num_kv_heads * head_dim, hidden]
+  TensorView v, v_bias;        // [num_kv_heads * head_dim, hidden]
+  TensorView q_norm, k_norm;   // [head_dim]
+  TensorView o, o_bias;        // [hidden, num_q_heads * head_dim]
+  TensorView mlp_norm;         // [hidden]
+  TensorView gate, gate_bias;  // [intermediate, hidden]
+  TensorView up, up_bias;      // [intermediate, hidden]
+  TensorView down, down_bias;  // [hidden, intermediate]
+};
+
+struct LlamaWeights {
+  TensorView embedding;  // [vocab, hidden]
+  std::vector<LayerWeights> layers;
+  TensorView norm;     // [hidden]
+  TensorView lm_head;  // [vocab, hidden]; the embedding if tied
+};
+
+// Goes through all tensors that `config` asks for, in the order of the model:
+// visit_matrix(view, name, rows, columns) and visit_vector(view, name, size).
+template <typename VisitMatrix, typename VisitVector>
+void for_each_tensor(const ModelConfig& config, LlamaWeights& weights, VisitMatrix&& visit_matrix,
+                     VisitVector&& visit_vector) {
+  const std::int64_t hidden = config.hidden_size;
+  const std::int64_t intermediate = config.intermediate_size;
+  const std::int64_t q_size = std::int64_t{config.num_q_heads} * config.head_dim;
+  const std::int64_t kv_size = std::int64_t{config.num_kv_heads} * config.head_dim;
+
+  visit_matrix(weights.embedding, "model.embed_tokens.weight", config.vocab_size, hidden);
+  for (std::size_t i = 0; i < weights.layers.size(); ++i) {
+    LayerWeights& layer = weights.layers[i];
+    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    const auto linear = [&](TensorView& matrix, TensorView& bias, const char* name, bool has_bias,
+                            std::int64_t rows, std::int64_t columns) {
+      visit_matrix(matrix, prefix + name + ".weight", rows, columns);
+      if (has_bias) visit_vector(bias, prefix + name + ".bias", rows);
+    };
+    visit_vector(layer.input_norm, prefix + "input_layernorm.weight", hidden);
+    linear(layer.q, layer.q_bias, "self_attn.q_proj", config.qkv_bias, q_size, hidden);
+    linear(layer.k, layer.k_bias, "self_attn.k_proj", config.qkv_bias, kv_size, hidden);
+    linear(layer.v, layer.v_bias, "self_attn.v_proj", config.qkv_bias, kv_size, hidden);
+    if (config.qk_norm) {
+      visit_vector(layer.q_norm, prefix + "self_attn.q_norm.weight", config.head_dim);
+      visit_vector(layer.k_norm, prefix + "self_attn.k_norm.weight", config.head_dim);
+    }
+    linear(layer.o, layer.o_bias, "self_attn.o_proj", config.o_bias, hidden, q_size);
+    visit_vector(layer.mlp_norm, prefix + "post_attention_layernorm.weight", hidden);
+    linear(layer.gate, layer.gate_bias, "mlp.gate_proj", config.mlp_bias, intermediate, hidden);
+    linear(layer.up, layer.up_bias, "mlp.up_proj", config.mlp_bias, intermediate, hidden);
+    linear(layer.down, layer.down_bias, "mlp.down_proj", config.mlp_bias, hidden, intermediate);
+  }
+  visit_vector(weights.norm, "model.norm.weight", hidden);
+  if (!config.tie_word_embeddings) {
+    visit_matrix(weights.lm_head, "lm_head.weight", config.vocab_size, hidden);
+  }
+}
+
+// Checks all tensors before it converts the first.
+LlamaWeights load_weights(const ModelConfig& config, Weights& from) {
+  LlamaWeights weights;
+  weights.layers.resize(static_cast<std::size_t>(config.num_layers));
+  for_each_tensor(
+      config, weights,
+      [&](TensorView&, const std::string& name, std::int64_t rows, std::int64_t columns) {
+        from.check(name, {rows, columns});
+      },
+      [&](TensorView&, const std::string& name, std::int64_t size) { from.check(name, {size}); });
+  from.prefetch();
+  for_each_tensor(
+      config, weights,
+      [&](TensorView& view, const std::string& name, std::int64_t rows, std::int64_t columns) {
+        view = from.matrix(name, {rows, columns});
+      },
+      [&](TensorView& view, const std::string& name, std::int64_t size) {
+        view = from.vector(name, size);
+      });
+  if (config.tie_word_embeddings) weights.lm_head = weights.embedding;
+  return weights;
+}
+
+void warn_of_unused(const Weights& weights, const std::filesystem::path& dir) {
+  const std::vector<std::string> unused = weights.unused();
+  if (unused.empty()) return;
+  spdlog::warn("{}: {} tensors are not used by this model, the first is {}", dir.string(),
+               unused.size(), unused.front());
+}
+
+// Everything forward() writes, allocated once. The attention and the MLP of a layer take turns in
+// `scratch`.
+class Activations {
+ public:
+  Activations(const ModelConfig& config, const ModelOptions& options, Device device)
+      : max_tokens_(options.max_num_batched_tokens),
+        dtype_(options.dtype),
+        intermediate_(config.intermediate_size) {
+    const std::int64_t hidden = config.hidden_size;
+    const auto element = static_cast<std::int64_t>(dtype_size(dtype_));
+    q_size_ = std::int64_t{config.num_q_heads} * config.head_dim;
+    kv_size_ = std::int64_t{config.num_kv_heads} * config.head_dim;
+    mlp_rows_ = std::clamp(kMlpBytes / (2 * intermediate_ * element), kMinMlpRows,
+                           std::max(kMinMlpRows, max_tokens_));
+    mlp_rows_ = std::min(mlp_rows_, max_tokens_);
+    const std::int64_t scratch_elements =
+        std::max(max_tokens_ * 2 * (q_size_ + kv_size_), mlp_rows_ * 2 * intermediate_);
+    residual_ = Tensor(dtype_, {max_tokens_, hidden}, device, "activations");
+    normed_ = Tensor(dtype_, {max_tokens_, hidden}, device, "activations");
+    scratch_ = Tensor(dtype_, {scratch_elements}, device, "activations");
+    cos_sin_ = Tensor(DType::kFloat32, {max_tokens_, config.head_dim}, device, "activations");
+    rows_ = Tensor(DType::kInt32, {max_tokens_}, device, "activations");
+    for (std::int64_t i = 0; i < max_tokens_; ++i) {
+      rows_.view().data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
+    }
+  }
+
+  TensorView residual(std::int64_t n) const { return residual_.view().rows(0, n); }
+  TensorView normed(std::int64_t n) const { return normed_.view().rows(0, n); }
+  TensorView cos_sin(std::int64_t n) const { return cos_sin_.view().rows(0, n); }
+  // 0, 1 ... n - 1
+  TensorView row_indices(std::int64_t n) const { return rows_.view().rows(0, n); }
+  TensorView q(std::int64_t n) const { return carve(0, n, q_size_); }
+  TensorView k(std::int64_t n) const { return carve(n * q_size_, n, kv_size_); }
+  TensorView v(std::int64_t n) const { return carve(n * (q_size_ + kv_size_), n, kv_size_); }
+  TensorView attended(std::int64_t n) const {
+    return carve(n * (q_size_ + 2 * kv_size_), n, q_size_);
+  }
+  TensorView gate(std::int64_t n) const { return carve(0, n, intermediate_); }
+  TensorView up(std::int64_t n) const { return carve(n * intermediate_, n, intermediate_); }
+
+  std::int64_t max_tokens() const { return max_tokens_; }
+  std::int64_t mlp_rows() const { return mlp_rows_; }
+  std::int64_t num_bytes() const {
+    std::size_t total = 0;
+    for (const Tensor* t : {&residual_, &normed_, &scratch_, &cos_sin_, &rows_}) {
+      total += t->view().num_bytes();
+    }
+    return static_cast<std::int64_t>(total);
+  }
+
+ private:
+  TensorView carve(std::int64_t offset, std::int64_t rows, std::int64_t columns) const {
+    return scratch_.view().rows(offset, offset + rows * columns).reshape({rows, columns});
+  }
+
+  std::int64_t max_tokens_;
+  DType dtype_;
+  std::int64_t intermediate_;
+  std::int64_t q_size_ = 0;
+  std::int64_t kv_size_ = 0;
+  std::int64_t mlp_rows_ = 0;  // that the MLP takes at a time
+  Tensor residual_;            // [max_tokens, hidden]
+  Tensor normed_;              // [max_tokens, hidden]; forward() returns it
+  Tensor scratch_;             // q, k, v, attended; or gate, up
+  Tensor cos_sin_;             // [max_tokens, head_dim] float32
+  Tensor rows_;                // [max_tokens] int32
+};
+
+class Llama final : public CausalLM {
+ public:
+  Llama(DeviceContext& context, const std::filesystem::path& dir, const ModelConfig& config,
+        const ModelOptions& options)
+      : context_(context),
+        config_(config),
+        options_(options),
+        files_(context, dir, options.dtype),
+        weights_(load_weights(config, files_)),
+        rope_(compute_rope_frequencies(config.rope, config.head_dim, options.max_model_len)),
+        activations_(config, options, context.device()) {
+    warn_of_unused(files_, dir);
+  }
+
+  const ModelConfig& config() const override { return config_; }
+
+  TensorView forward(const ForwardBatch& batch, KvPool& cache,
+                     AttentionBackend& attention) override;
+
+  void compute_logits(const TensorView& hidden, const TensorView& logits) override {
+    const std::array<LinearTask, 1> task{{{weights_.lm_head, {}, logits}}};
+    linear(context_, hidden, task);
+  }
+
+  std::int64_t weight_bytes() const override {
+    return files_.mapped_bytes() + files_.owned_bytes();
+  }
+  std::int64_t activation_bytes() const override { return activations_.num_bytes(); }
+
+ private:
+  void check(const ForwardBatch& batch, const KvPool& cache) const;
+  void attend(int index, const ForwardBatch& batch, KvPool& cache, AttentionBackend& attention);
+  void apply_mlp(const LayerWeights& layer, std::int64_t num_tokens);
+
+  DeviceContext& context_;
+  ModelConfig config_;
+  ModelOptions options_;
+  Weights files_;
+  LlamaWeights weights_;
+  RopeFrequencies rope_;
+  Activations activations_;
+};
+
+void Llama::check(const ForwardBatch& batch, const KvPool& cache) const {
+  const std::int64_t num_tokens = batch.token_ids.dim(0);
+  MOBA_CHECK(batch.positions.shape() == batch.token_ids.shape() && batch.kv_write_plan != nullptr,
+             "forward: positions ", batch.positions.shape().to_string(), " for tokens ",
+             batch.token_ids.shape().to_string(), ", or no plan for the cache");
+  MOBA_CHECK(num_tokens >= 1 && num_tokens <= activations_.max_tokens(), "forward: ", num_tokens,
+             " tokens, must be from 1 to max_num_batched_tokens ", activations_.max_tokens());
+  const auto* positions = batch.positions.data<std::int32_t>();
+  for (std::int64_t t = 0; t < num_tokens; ++t) {
+    MOBA_CHECK(positions[t] >= 0 && positions[t] < options_.max_model_len, "forward: position ",
+               positions[t], " is not below max_model_len ", options_.max_model_len);
+  }
+  const KvPoolConfig& pool = cache.config();
+  MOBA_CHECK(pool.num_layers == config_.num_layers && pool.num_kv_heads == config_.num_kv_heads &&
+                 pool.head_dim == config_.head_dim && pool.dtype == options_.dtype,
+             "forward: a KV cache of ", pool.num_layers, " layers, ", pool.num_kv_heads,
+             " heads of ", pool.head_dim, " in ", dtype_name(pool.dtype), " for a model of ",
+             config_.num_layers, " layers, ", config_.num_kv_heads, " heads of ", config_.head_dim,
+             " in ", dtype_name(options_.dtype));
+}
+
+TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBackend& attention) {
+  check(batch, cache);
+  const std::int64_t num_tokens = batch.token_ids.dim(0);
+  const TensorView residual = activations_.residual(num_tokens);
+  const TensorView normed = activations_.normed(num_tokens);
+
+  compute_cos_sin(context_, rope_, batch.positions, activations_.cos_sin(num_tokens));
+  embedding(context_, weights_.embedding, batch.token_ids, residual);
+  for (int i = 0; i < config_.num_layers; ++i) {
+    const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
+    rms_norm(context_, residual, layer.input_norm, config_.rms_norm_eps, normed);
+    attend(i, batch, cache, attention);
+    rms_norm(context_, residual, layer.mlp_norm, config_.rms_norm_eps, normed);
+    apply_mlp(layer, num_tokens);
+  }
+  rms_norm(context_, residual, weights_.norm, config_.rms_norm_eps, normed);
+  return normed;
+}
+
+// residual += attention(normed)
+void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
+                   AttentionBackend& attention) {
+  const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
+  const std::int64_t n = batch.token_ids.dim(0);
+  const TensorView q = activations_.q(n);
+  const TensorView k = activations_.k(n);
+  const TensorView v = activations_.v(n);
+  const std::array<LinearTask, 3> projections{{
+      {layer.q, layer.q_bias, q},
+      {layer.k, layer.k_bias, k},
+      {layer.v, layer.v_bias, v},
+  }};
+  linear(context_, activations_.normed(n), projections);
+
+  const Shape q_heads{n, config_.num_q_heads, config_.head_dim};
+  const Shape kv_heads{n, config_.num_kv_heads, config_.head_dim};
+  if (config_.qk_norm) {
+    const TensorView q_rows = q.reshape({n * config_.num_q_heads, config_.head_dim});
+    const TensorView k_rows = k.reshape({n * config_.num_kv_heads, config_.head_dim});
+    rms_norm(context_, q_rows, layer.q_norm, config_.rms_norm_eps, q_rows);
+    rms_norm(context_, k_rows, layer.k_norm, config_.rms_norm_eps, k_rows);
+  }
+  // The table holds the batch's tokens, not positions: row t is token t's.
+  const TensorView rows = activations_.row_indices(n);
+  const TensorView cos_sin = activations_.cos_sin(n);
+  rope(context_, rows, cos_sin, q.reshape(q_heads));
+  rope(context_, rows, cos_sin, k.reshape(kv_heads));
+
+  const PagedKvView& layer_cache = cache.layer(index);
+  store_kv(context_, k.reshape(kv_heads), v.reshape(kv_heads), *batch.kv_write_plan, layer_cache);
+  const TensorView attended = activations_.attended(n);
+  attention.run(index, q.reshape(q_heads), layer_cache, attended.reshape(q_heads));
+
+  const std::array<LinearTask, 1> output{{
+      {layer.o, layer.o_bias, activations_.residual(n), /*accumulate=*/true},
+  }};
+  linear(context_, attended, output);
+}
+
+// residual += down(silu(gate(normed)) * up(normed))
+void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens) {
+  for (std::int64_t first = 0; first < num_tokens; first += activations_.mlp_rows()) {
+    const std::int64_t last = std::min(num_tokens, first + activations_.mlp_rows());
+    const TensorView gate = activations_.gate(last - first);
+    const TensorView up = activations_.up(last - first);
+    const std::array<LinearTask, 2> inputs{{
+        {layer.gate, layer.gate_bias, gate},
+        {layer.up, layer.up_bias, up},
+    }};
+    linear(context_, activations_.normed(num_tokens).rows(first, last), inputs);
+    silu_mul(context_, gate, up, gate);
+    const std::array<LinearTask, 1> output{{
+        {layer.down, layer.down_bias, activations_.residual(num_tokens).rows(first, last),
+         /*accumulate=*/true},
+    }};
+    linear(context_, gate, output);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<CausalLM> load_llama(DeviceContext& context, const std::filesystem::path& dir,
+                                     const ModelConfig& config, const ModelOptions& options) {
+  MOBA_CHECK(options.max_model_len >= 1 && options.max_num_batched_tokens >= 1,
+             "model: max_model_len ", options.max_model_len, " and max_num_batched_tokens ",
+             options.max_num_batched_tokens, " must be at least 1");
+  MOBA_CHECK(!config.sliding_window || options.max_model_len <= *config.sliding_window,
+             (dir / "config.json").string(), ": sliding_window ", *config.sliding_window,
+             ": the engine has full attention only, which is the same up to that length; "
+             "max_model_len ",
+             options.max_model_len, " is above it");
+  return std::make_unique<Llama>(context, dir, config, options);
+}
+
+}  // namespace moba

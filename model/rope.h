@@ -1,0 +1,33 @@
+// Frequencies of rotary position embedding and the cosines and sines of a batch.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "device/context.h"
+#include "device/tensor.h"
+#include "model/model_config.h"
+
+namespace moba {
+
+struct RopeFrequencies {
+  std::vector<float> inv_freq;     // [head_dim / 2] radians per position
+  float attention_scaling = 1.0F;  // factor on every cosine and sine (yarn)
+};
+
+// As transformers computes them (modeling_rope_utils.py), step by step in float32 where it does:
+// models were trained with that rounding, and at position 100,000 it is worth 0.01 radian.
+// max_model_len is used by dynamic RoPE only: transformers derives its frequencies from the longest
+// position of each call; here it is the model's maximum, for all sequences, so that a result does
+// not depend on how a prompt was cut into chunks. head_dim is even.
+RopeFrequencies compute_rope_frequencies(const RopeConfig& config, int head_dim,
+                                         std::int64_t max_model_len);
+
+// Row t of cos_sin [num_tokens, head_dim] float32 becomes the cosines, then the sines, of
+// float32(positions[t] * inv_freq), times attention_scaling: the layout that rope() of device/ops.h
+// takes. A table for a batch instead of all positions: at 128K positions a table of all would take
+// as much memory as a small model. positions [num_tokens] int32, host memory.
+void compute_cos_sin(DeviceContext& context, const RopeFrequencies& frequencies,
+                     const TensorView& positions, const TensorView& cos_sin);
+
+}  // namespace moba

@@ -1,0 +1,158 @@
+#include "tests/model/model_harness.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "device/check.h"
+
+namespace moba::test {
+namespace {
+
+constexpr int kDefaultMobaBlockSize = 64;
+constexpr int kSpareBlocks = 3;  // so that a shuffled table is no permutation of a full pool
+
+int moba_block_size(const HarnessOptions& options, const ModelConfig& config) {
+  if (options.moba_block_size) return *options.moba_block_size;
+  return config.moba.block_size > 0 ? config.moba.block_size : kDefaultMobaBlockSize;
+}
+
+}  // namespace
+
+ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options)
+    : options_(options), config_(load_model_config(dir)), context_(options.num_threads) {
+  if (options_.max_num_batched_tokens == 0) {
+    options_.max_num_batched_tokens = static_cast<int>(options_.capacity);
+  }
+  if (options_.max_model_len == 0) options_.max_model_len = options_.capacity;
+
+  model_ =
+      load_causal_lm(context_, dir, config_,
+                     {options_.dtype, options_.max_model_len, options_.max_num_batched_tokens});
+  const std::int64_t num_pages =
+      (options_.capacity + options_.block_size - 1) / options_.block_size + kSpareBlocks;
+  const int moba_size = moba_block_size(options_, config_);
+  cache_ = std::make_unique<KvPool>(
+      Device{},
+      KvPoolConfig{config_.num_layers, config_.num_kv_heads, config_.head_dim, options_.block_size,
+                   moba_size, options_.dtype},
+      num_pages);
+  AttentionConfig attention;
+  attention.num_layers = config_.num_layers;
+  attention.num_q_heads = config_.num_q_heads;
+  attention.num_kv_heads = config_.num_kv_heads;
+  attention.head_dim = config_.head_dim;
+  attention.block_size = options_.block_size;
+  attention.moba_block_size = moba_size;
+  attention.softmax_scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
+  attention.dtype = options_.dtype;
+  attention.max_num_batched_tokens = options_.max_num_batched_tokens;
+  attention.max_num_seqs = 1;
+  attention.max_model_len = options_.max_model_len;
+  attention_ = create_attention_backend(context_, attention);
+}
+
+std::vector<int> ModelHarness::full_attention() const {
+  return std::vector<int>(static_cast<std::size_t>(config_.num_layers), 0);
+}
+
+std::vector<int> ModelHarness::moba_attention(std::optional<int> topk,
+                                              std::optional<std::vector<int>> full_layers) const {
+  std::vector<int> result = full_attention();
+  for (int i = 0; i < config_.num_layers; ++i) {
+    const bool full =
+        full_layers ? std::find(full_layers->begin(), full_layers->end(), i) != full_layers->end()
+                    : config_.layer_kinds[static_cast<std::size_t>(i)] == AttentionKind::kFull;
+    if (!full) result[static_cast<std::size_t>(i)] = topk.value_or(config_.moba.topk);
+  }
+  return result;
+}
+
+void ModelHarness::start(std::vector<int> layer_topk, unsigned page_seed) {
+  block_table_.resize(static_cast<std::size_t>(cache_->num_pages()));
+  std::iota(block_table_.begin(), block_table_.end(), 0);
+  if (page_seed != 0) {
+    std::shuffle(block_table_.begin(), block_table_.end(), std::mt19937(page_seed));
+  }
+  topk_.assign(layer_topk.begin(), layer_topk.end());
+  length_ = 0;
+}
+
+TensorView ModelHarness::append(std::span<const std::int32_t> ids) {
+  const auto count = static_cast<std::int64_t>(ids.size());
+  MOBA_CHECK(length_ + count <= options_.capacity, "harness: capacity ", options_.capacity,
+             " exceeded");
+  std::vector<std::int32_t> token_ids(ids.begin(), ids.end());
+  std::vector<std::int32_t> positions(ids.size());
+  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(length_));
+  KvWritePlan plan;
+  plan.append(block_table_, length_, count, cache_->config().block_size,
+              cache_->config().moba_block_size);
+  length_ += count;
+
+  const std::vector<std::int32_t> cu_seqlens{0, static_cast<std::int32_t>(count)};
+  const std::vector<std::int32_t> seq_lens{static_cast<std::int32_t>(length_)};
+  AttentionMetadata metadata;
+  metadata.num_seqs = 1;
+  metadata.cu_seqlens_q = cu_seqlens;
+  metadata.seq_lens = seq_lens;
+  metadata.block_tables = block_table_;
+  metadata.max_blocks_per_seq = static_cast<int>(block_table_.size());
+  metadata.moba_topk = topk_;
+  attention_->plan(metadata);
+
+  const ForwardBatch batch{TensorView(token_ids.data(), DType::kInt32, {count}),
+                           TensorView(positions.data(), DType::kInt32, {count}), &plan};
+  return model_->forward(batch, *cache_, *attention_);
+}
+
+std::vector<float> ModelHarness::logits(const TensorView& hidden) {
+  std::vector<float> result(static_cast<std::size_t>(hidden.dim(0) * config_.vocab_size));
+  model_->compute_logits(
+      hidden, TensorView(result.data(), DType::kFloat32, {hidden.dim(0), config_.vocab_size}));
+  return result;
+}
+
+std::vector<float> ModelHarness::run(std::span<const std::int32_t> ids,
+                                     std::span<const int> chunk_sizes, std::span<const int> rows,
+                                     std::vector<int> layer_topk, unsigned page_seed) {
+  start(std::move(layer_topk), page_seed);
+  std::vector<float> result;
+  std::size_t done = 0;
+  for (std::size_t chunk = 0; done < ids.size(); ++chunk) {
+    std::size_t size =
+        chunk < chunk_sizes.size() ? static_cast<std::size_t>(chunk_sizes[chunk]) : 0;
+    if (size == 0) size = ids.size() - done;
+    size = std::min(size, ids.size() - done);
+    const TensorView hidden = append(ids.subspan(done, size));
+    for (const int row : rows) {
+      const std::int64_t local = row - static_cast<std::int64_t>(done);
+      if (local < 0 || local >= static_cast<std::int64_t>(size)) continue;
+      const std::vector<float> one = logits(hidden.rows(local, local + 1));
+      result.insert(result.end(), one.begin(), one.end());
+    }
+    done += size;
+  }
+  return result;
+}
+
+std::vector<int> random_chunks(std::int64_t length, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<int> cuts;
+  const int num_cuts = static_cast<int>(random() % 6);
+  for (int i = 0; i < num_cuts; ++i) {
+    cuts.push_back(static_cast<int>(random() % static_cast<unsigned>(length)));
+  }
+  cuts.push_back(0);
+  cuts.push_back(static_cast<int>(length));
+  std::sort(cuts.begin(), cuts.end());
+  std::vector<int> sizes;
+  for (std::size_t i = 1; i < cuts.size(); ++i) {
+    if (cuts[i] > cuts[i - 1]) sizes.push_back(cuts[i] - cuts[i - 1]);
+  }
+  return sizes;
+}
+
+}  // namespace moba::test

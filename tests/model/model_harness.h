@@ -1,0 +1,71 @@
+// Runs one sequence through a model without the engine: cache, attention backend and forward pass.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "attention/attention_backend.h"
+#include "kvcache/block_allocator.h"
+#include "kvcache/kv_pool.h"
+#include "model/causal_lm.h"
+
+namespace moba::test {
+
+struct HarnessOptions {
+  DType dtype = DType::kFloat32;
+  int num_threads = 2;
+  int block_size = 16;                 // tokens per page
+  std::int64_t max_model_len = 0;      // 0: enough for `capacity`
+  std::int64_t capacity = 512;         // tokens that the sequence may grow to
+  int max_num_batched_tokens = 0;      // 0: capacity
+  std::optional<int> moba_block_size;  // else the checkpoint's, else 64
+};
+
+class ModelHarness {
+ public:
+  ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options);
+
+  const ModelConfig& config() const { return config_; }
+  CausalLM& model() { return *model_; }
+
+  // Per layer, how many MoBA blocks a query attends to; 0: full attention.
+  std::vector<int> full_attention() const;
+  // The checkpoint's own, with what is given overridden: `full_layers` are full, all others MoBA.
+  std::vector<int> moba_attention(std::optional<int> topk = std::nullopt,
+                                  std::optional<std::vector<int>> full_layers = {}) const;
+
+  // Begins a new sequence; `page_seed` shuffles where its pages lie.
+  void start(std::vector<int> layer_topk, unsigned page_seed = 0);
+  // Runs the sequence's next tokens as one chunk; the hidden states [ids.size(), hidden_size] are
+  // valid until the next call.
+  TensorView append(std::span<const std::int32_t> ids);
+  // Logits [rows, vocab_size] of hidden states.
+  std::vector<float> logits(const TensorView& hidden);
+  // Starts over and runs `ids` in chunks of the given sizes (0 or nothing: the rest at once).
+  // Returns the logits of all positions in `rows`, one after the other.
+  std::vector<float> run(std::span<const std::int32_t> ids, std::span<const int> chunk_sizes,
+                         std::span<const int> rows, std::vector<int> layer_topk,
+                         unsigned page_seed = 0);
+
+  std::int64_t length() const { return length_; }
+
+ private:
+  HarnessOptions options_;
+  ModelConfig config_;
+  DeviceContext context_;
+  std::unique_ptr<CausalLM> model_;
+  std::unique_ptr<KvPool> cache_;
+  std::unique_ptr<AttentionBackend> attention_;
+  std::vector<std::int32_t> block_table_;
+  std::vector<std::int32_t> topk_;  // [num_layers, 1]
+  std::int64_t length_ = 0;
+};
+
+// Sizes that cut `length` tokens at random places into 1 to 6 chunks.
+std::vector<int> random_chunks(std::int64_t length, unsigned seed);
+
+}  // namespace moba::test
