@@ -1,59 +1,76 @@
 #include "attention/cpu/cpu_attention_backend.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "attention/attention_check.h"
+#include "attention/cpu/dense.h"
+#include "attention/cpu/moba.h"
+#include "attention/cpu/work_plan.h"
+#include "attention/cpu/workspace.h"
 
 namespace moba::cpu {
 namespace {
 
-constexpr int kMaxHeadDim = 256;
-
-// Plain loops, a query head of a token at a time.
-class PlainAttentionBackend : public AttentionBackend {
+class CpuAttentionBackend : public AttentionBackend {
  public:
-  PlainAttentionBackend(DeviceContext& context, const AttentionConfig& config)
-      : context_(context), config_(config) {
-    const std::int64_t blocks = config.max_model_len / config.moba_block_size + 1;
-    selections_.resize(static_cast<std::size_t>(context.pool().num_threads()));
-    for (Selection& s : selections_) {
-      s.scores.resize(static_cast<std::size_t>(blocks));
-      s.chosen.resize(static_cast<std::size_t>(blocks));
-    }
-  }
+  CpuAttentionBackend(DeviceContext& context, const AttentionConfig& config)
+      : context_(context),
+        config_(config),
+        kernels_(attention_kernels(context.isa())),
+        workspace_(config, context.pool().num_threads()),
+        layer_plans_(static_cast<std::size_t>(config.num_layers)) {}
 
   void plan(const AttentionMetadata& metadata) override {
+    num_tokens_ = -1;
     max_page_ = check_metadata(config_, metadata);
-    metadata_ = metadata;
-    num_tokens_ = metadata.cu_seqlens_q[static_cast<std::size_t>(metadata.num_seqs)];
-    sequence_of_.clear();
-    for (int s = 0; s < metadata.num_seqs; ++s) {
-      const auto i = static_cast<std::size_t>(s);
-      sequence_of_.resize(static_cast<std::size_t>(metadata.cu_seqlens_q[i + 1]), s);
+    // Layers whose sequences have the same topk share a plan.
+    const auto num_seqs = static_cast<std::size_t>(metadata.num_seqs);
+    plans_.clear();
+    std::vector<std::span<const std::int32_t>> planned;
+    std::size_t max_splits = 0;
+    for (std::size_t layer = 0; layer < layer_plans_.size(); ++layer) {
+      const auto topk = metadata.moba_topk.subspan(layer * num_seqs, num_seqs);
+      const auto same = std::find_if(planned.begin(), planned.end(), [&](const auto& other) {
+        return std::equal(topk.begin(), topk.end(), other.begin(), other.end());
+      });
+      layer_plans_[layer] = static_cast<std::size_t>(same - planned.begin());
+      if (same != planned.end()) continue;
+      planned.push_back(topk);
+      plans_.push_back(make_work_plan(config_, metadata, topk.data(), workspace_.limits(),
+                                      context_.pool().num_threads()));
+      max_splits = std::max(max_splits, plans_.back().splits.size());
     }
+    segments_left_ = std::vector<std::atomic<std::int64_t>>(max_splits);
+    num_tokens_ = metadata.cu_seqlens_q[num_seqs];
   }
 
   void run(int layer, const TensorView& q, const PagedKvView& cache,
            const TensorView& out) override {
+    MOBA_CHECK(num_tokens_ >= 0, "attention: run without a plan");
     check_run(config_, layer, num_tokens_, max_page_, q, cache, out);
-    for (std::int64_t t = 0; t < num_tokens_; ++t) {
-      const int topk = topk_of(layer, sequence_of_[static_cast<std::size_t>(t)]);
-      if (topk == 0) continue;
-      const std::int64_t own = position_of(t) / config_.moba_block_size;
-      stats_.blocks_attended += config_.num_q_heads * std::min<std::int64_t>(topk, own + 1);
-      stats_.blocks_available += config_.num_q_heads * (own + 1);
+    const WorkPlan& work = plans_[layer_plans_[static_cast<std::size_t>(layer)]];
+    stats_.blocks_attended += work.stats.blocks_attended;
+    stats_.blocks_available += work.stats.blocks_available;
+
+    LayerRun layer_run{};
+    layer_run.kernels = kernels_;
+    layer_run.cache = &cache;
+    layer_run.q = q.raw();
+    layer_run.out = out.raw();
+    layer_run.num_q_heads = config_.num_q_heads;
+    layer_run.softmax_scale = config_.softmax_scale;
+    for (std::size_t i = 0; i < work.splits.size(); ++i) {
+      segments_left_[i].store(work.splits[i].num_segments, std::memory_order_relaxed);
     }
-    if (config_.dtype == DType::kBFloat16) {
-      run_rows<BFloat16>(layer, q, cache, out);
-    } else {
-      run_rows<float>(layer, q, cache, out);
-    }
+    const auto body = [&](std::int64_t index, int thread) {
+      run_item(layer_run, work, work.items[static_cast<std::size_t>(index)],
+               workspace_.thread(thread));
+    };
+    context_.pool().parallel_for(static_cast<std::int64_t>(work.items.size()), body);
   }
 
   AttentionStats take_stats() override {
@@ -62,116 +79,39 @@ class PlainAttentionBackend : public AttentionBackend {
     return stats;
   }
 
-  std::int64_t workspace_bytes() const override {
-    return static_cast<std::int64_t>(selections_.size() * selections_[0].scores.size() *
-                                     (sizeof(float) + sizeof(bool)));
-  }
+  std::int64_t workspace_bytes() const override { return workspace_.num_bytes(); }
 
  private:
-  struct Selection {
-    std::vector<float> scores;
-    std::vector<std::uint8_t> chosen;
-  };
-
-  int topk_of(int layer, int sequence) const {
-    return metadata_
-        .moba_topk[static_cast<std::size_t>(layer) * static_cast<std::size_t>(metadata_.num_seqs) +
-                   static_cast<std::size_t>(sequence)];
-  }
-  std::int64_t position_of(std::int64_t token) const {
-    const auto s = static_cast<std::size_t>(sequence_of_[static_cast<std::size_t>(token)]);
-    return metadata_.seq_lens[s] - (metadata_.cu_seqlens_q[s + 1] - token);
-  }
-
-  template <typename T>
-  void run_rows(int layer, const TensorView& q, const PagedKvView& cache, const TensorView& out) {
-    const auto body = [&](std::int64_t row, int thread) {
-      attend_row<T>(layer, row, q.data<T>() + row * config_.head_dim, cache,
-                    out.data<T>() + row * config_.head_dim,
-                    selections_[static_cast<std::size_t>(thread)]);
-    };
-    context_.pool().parallel_for(num_tokens_ * config_.num_q_heads, body);
-  }
-
-  template <typename T>
-  void attend_row(int layer, std::int64_t row, const T* q, const PagedKvView& cache, T* out,
-                  Selection& selection) const {
-    const std::int64_t token = row / config_.num_q_heads;
-    const int kv_head =
-        static_cast<int>(row % config_.num_q_heads) / (config_.num_q_heads / config_.num_kv_heads);
-    const int sequence = sequence_of_[static_cast<std::size_t>(token)];
-    const std::int64_t position = position_of(token);
-    const std::int32_t* pages =
-        metadata_.block_tables.data() + std::int64_t{sequence} * metadata_.max_blocks_per_seq;
-    const int head_dim = config_.head_dim;
-    const auto dot = [&](const T* a) {
-      float sum = 0;
-      for (int d = 0; d < head_dim; ++d) sum += static_cast<float>(q[d]) * static_cast<float>(a[d]);
-      return sum;
-    };
-
-    const int topk = topk_of(layer, sequence);
-    const std::int64_t own = position / config_.moba_block_size;
-    if (topk > 0 && own >= topk) {
-      const int pages_per_block = cache.pages_per_moba_block();
-      for (std::int64_t i = 0; i < own; ++i) {
-        const std::int64_t page = pages[(i + 1) * pages_per_block - 1];
-        selection.scores[static_cast<std::size_t>(i)] =
-            dot(static_cast<const T*>(cache.centroids) +
-                (page * cache.num_kv_heads + kv_head) * head_dim);
-        selection.chosen[static_cast<std::size_t>(i)] = 0;
-      }
-      for (int n = 0; n < topk - 1; ++n) {
-        std::int64_t best = -1;
-        for (std::int64_t i = 0; i < own; ++i) {
-          const auto at = static_cast<std::size_t>(i);
-          if (selection.chosen[at] != 0) continue;
-          if (best < 0 ||
-              selection.scores[at] >= selection.scores[static_cast<std::size_t>(best)]) {
-            best = i;
-          }
-        }
-        selection.chosen[static_cast<std::size_t>(best)] = 1;
-      }
+  void run_item(const LayerRun& run, const WorkPlan& work, const WorkItem& item,
+                const ThreadWorkspace& workspace) {
+    if (item.topk > 0) {
+      attend_moba(run, item.span, item.topk, workspace_.limits(), workspace);
+      return;
     }
-
-    std::array<float, kMaxHeadDim> sum{};
-    float largest = -std::numeric_limits<float>::infinity();
-    float total = 0;
-    for (std::int64_t j = 0; j <= position; ++j) {
-      const std::int64_t block = j / config_.moba_block_size;
-      if (topk > 0 && own >= topk && block < own &&
-          selection.chosen[static_cast<std::size_t>(block)] == 0) {
-        continue;
-      }
-      const std::int64_t at = pages[j / cache.block_size] * cache.page_stride() +
-                              kv_head * cache.head_stride() + j % cache.block_size * head_dim;
-      const float score = dot(static_cast<const T*>(cache.k) + at) * config_.softmax_scale;
-      if (score > largest) {
-        const float rescale = std::exp(largest - score);
-        largest = score;
-        total *= rescale;
-        for (int d = 0; d < head_dim; ++d) sum[static_cast<std::size_t>(d)] *= rescale;
-      }
-      const float weight = std::exp(score - largest);
-      total += weight;
-      const T* value = static_cast<const T*>(cache.v) + at;
-      for (int d = 0; d < head_dim; ++d) {
-        sum[static_cast<std::size_t>(d)] += weight * static_cast<float>(value[d]);
-      }
+    if (item.split < 0) {
+      attend_dense(run, item.span, workspace);
+      return;
     }
-    for (int d = 0; d < head_dim; ++d) {
-      out[d] = static_cast<T>(sum[static_cast<std::size_t>(d)] / total);
+    const auto index = static_cast<std::size_t>(item.split);
+    const SplitSpan& split = work.splits[index];
+    const std::int64_t rows = std::int64_t{item.span.num_tokens} * run.group();
+    attend_dense_segment(run, item.span, item.segment, workspace,
+                         workspace_.partial(split.first_part + item.segment * rows));
+    // Whoever finishes the last segment puts them together.
+    if (segments_left_[index].fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      merge_dense_segments(run, item.span, workspace_.partial(split.first_part), workspace);
     }
   }
 
   DeviceContext& context_;
   AttentionConfig config_;
-  AttentionMetadata metadata_;
+  AttentionKernels kernels_;
+  Workspace workspace_;
+  std::int64_t num_tokens_ = -1;  // of the planned batch; -1: none
   std::int32_t max_page_ = -1;
-  std::int64_t num_tokens_ = 0;
-  std::vector<int> sequence_of_;
-  std::vector<Selection> selections_;
+  std::vector<WorkPlan> plans_;
+  std::vector<std::size_t> layer_plans_;  // [num_layers] index into plans_
+  std::vector<std::atomic<std::int64_t>> segments_left_;
   AttentionStats stats_;
 };
 
@@ -179,7 +119,7 @@ class PlainAttentionBackend : public AttentionBackend {
 
 std::unique_ptr<AttentionBackend> create_attention_backend(DeviceContext& context,
                                                            const AttentionConfig& config) {
-  return std::make_unique<PlainAttentionBackend>(context, config);
+  return std::make_unique<CpuAttentionBackend>(context, config);
 }
 
 }  // namespace moba::cpu
