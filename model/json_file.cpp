@@ -57,6 +57,8 @@ json load_json_object(const std::filesystem::path& path) {
     value = json::parse(begin, begin + file.size(), check);
   } catch (const json::parse_error& error) {
     throw Error(concat(path.string(), ": not JSON (at byte ", error.byte, ")"));
+  } catch (const json::out_of_range&) {
+    throw Error(concat(path.string(), ": not JSON (a number that no type can hold)"));
   }
   MOBA_CHECK(value.is_object(), path.string(), ": not a JSON object");
   return value;

@@ -135,7 +135,7 @@ TEST_CASE("safetensors: headers that are not the JSON they should be are refused
   for (const std::string& header :
        {std::string("{"), std::string("{]"), std::string("{\"a\":"), std::string("{}{}"),
         std::string("{\"a\xff\":{}}"), std::string("{\"a\" 1}"), std::string("{'a':1}"),
-        std::string("{}\0", 3), std::string("{}\0{", 4)}) {
+        std::string("{}\0", 3), std::string("{}\0{", 4), std::string("{\"t\":1e400}")}) {
     INFO(header);
     CHECK(is_line_with(header_error(header, 0), {"not JSON"}));
   }
@@ -157,6 +157,7 @@ TEST_CASE("safetensors: headers that are not the JSON they should be are refused
         R"({"t":{"dtype":"F32","shape":[[1]],"data_offsets":[0,4]}})",
         R"({"t":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})",
         R"({"t":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}})",
+        R"({"t":{"dtype":"F32","shape":[1e3],"data_offsets":[0,4]}})",
         R"({"t":{"dtype":"F32","shape":["1"],"data_offsets":[0,4]}})",
         R"({"t":{"dtype":"F32","shape":[1],"data_offsets":[0]}})",
         R"({"t":{"dtype":"F32","shape":[1],"data_offsets":[0,2,4]}})",
