@@ -9,7 +9,7 @@
 namespace moba::cpu {
 namespace {
 
-// Rows of x in one item: so many, times kLinearKBlock floats, stay in the second-level cache.
+// Rows of x in one item: so many, times kLinearMaxKBlock floats, stay in the second-level cache.
 constexpr std::int64_t kMaxBlockRows = 96;
 // Columns of one item of packed products.
 constexpr std::int64_t kMinBlockColumns = 32;

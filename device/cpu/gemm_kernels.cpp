@@ -53,7 +53,7 @@ struct Op {
 using Element = Op::Element;
 using Operand = Op::Operand;
 constexpr std::int64_t kStep = Op::kStep;
-static_assert(kLinearKBlock % kStep == 0);
+static_assert(kLinearMaxKBlock % kStep == 0);
 
 // The register tile of the packed kernel: kRowTile rows of x by kColumnTile rows of the weights.
 #if defined(MOBA_SIMD_AVX512)
@@ -62,10 +62,6 @@ constexpr int kRowTile = 6;
 constexpr int kRowTile = 3;
 #endif
 constexpr int kColumnTile = 4;
-// Weight tiles that are kept in the first-level cache while the rows of x pass by.
-constexpr int kTilesPerGroup = 2;
-constexpr int kGroup = kTilesPerGroup * kColumnTile;
-
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -74,8 +70,8 @@ std::size_t align_bytes(std::int64_t bytes) {
   return static_cast<std::size_t>(round_up(bytes, 64));
 }
 
-// Copies `rows` rows of k <= kLinearKBlock elements, `stride` apart, to tiles of `tile` rows, each
-// laid out as [ceil(k / kStep)][tile][kStep]; missing rows and elements are zero.
+// Copies `rows` rows of k <= kLinearMaxKBlock elements, `stride` apart, to tiles of `tile` rows,
+// each laid out as [ceil(k / kStep)][tile][kStep]; missing rows and elements are zero.
 template <typename T>
 void pack(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t k, int tile,
           Element* to) {
@@ -129,8 +125,8 @@ MOBA_SIMD_INLINE void reduce_tile(const Vec (&sum)[kCount], float* out) {
 
 // One packed tile of x times one packed tile of weights: c[kRowTile, kColumnTile], rows ldc apart,
 // is set (first) or added to.
-void multiply_tile(const Element* x, const Element* w, std::int64_t steps, bool first, float* c,
-                   std::int64_t ldc) {
+[[gnu::noinline]] void multiply_tile(const Element* x, const Element* w, std::int64_t steps,
+                                     bool first, float* c, std::int64_t ldc) {
   Vec sum[kRowTile * kColumnTile];
   MOBA_UNROLL
   for (Vec& s : sum) s = zero();
@@ -216,36 +212,77 @@ void clear(float* values, std::int64_t n) {
 
 // ---- many rows: packed tiles ----
 
+std::int64_t min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// Rows of weights that will be packed next, brought into the second-level cache in `num_parts`
+// parts while the tiles before them are multiplied: rows far apart give the processor's own
+// prefetching little to go by.
+class Prefetch {
+ public:
+  // Columns [n, n + kColumnTile) of the block, elements [k0, k0 + k).
+  Prefetch(const LinearBlock& block, std::int64_t n, std::int64_t k0, std::int64_t k,
+           std::int64_t num_parts) {
+    if (n >= block.n || k0 >= block.k) return;
+    const std::int64_t size = block.weight_dtype == DType::kFloat32 ? 4 : 2;
+    num_rows_ = min(kColumnTile, block.n - n);
+    stride_ = block.k * size;
+    length_ = min(k, block.k - k0) * size;
+    part_ = round_up((length_ + num_parts - 1) / num_parts, kLine);
+    rows_ = static_cast<const char*>(block.weight) + n * stride_ + k0 * size;
+  }
+
+  void run(std::int64_t part) const {
+    const std::int64_t end = min((part + 1) * part_, length_);
+    for (std::int64_t r = 0; r < num_rows_; ++r) {
+      for (std::int64_t at = part * part_; at < end; at += kLine) {
+        __builtin_prefetch(rows_ + r * stride_ + at, 0, 2);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kLine = 64;
+  const char* rows_ = nullptr;
+  std::int64_t num_rows_ = 0;
+  std::int64_t stride_ = 0;  // bytes, as the next two
+  std::int64_t length_ = 0;
+  std::int64_t part_ = 0;
+};
+
 std::size_t block_scratch_bytes(std::int64_t m, std::int64_t n) {
   const auto size = static_cast<std::int64_t>(sizeof(Element));
   const std::int64_t rows = round_up(m, kRowTile);
-  return align_bytes(rows * kLinearKBlock * size) + align_bytes(kGroup * kLinearKBlock * size) +
-         align_bytes(rows * round_up(n, kGroup) * std::int64_t{sizeof(float)});
+  return align_bytes(rows * kLinearMaxKBlock * size) +
+         align_bytes(kColumnTile * kLinearMaxKBlock * size) +
+         align_bytes(rows * round_up(n, kColumnTile) * std::int64_t{sizeof(float)});
 }
 
 void linear_block(const LinearBlock& block, void* scratch) {
   const std::int64_t rows = round_up(block.m, kRowTile);
-  const std::int64_t ldc = round_up(block.n, kGroup);
+  const std::int64_t ldc = round_up(block.n, kColumnTile);
   auto* bytes = static_cast<std::byte*>(scratch);
   auto* x_tiles = reinterpret_cast<Element*>(bytes);
-  bytes += align_bytes(rows * kLinearKBlock * std::int64_t{sizeof(Element)});
+  bytes += align_bytes(rows * kLinearMaxKBlock * std::int64_t{sizeof(Element)});
   auto* w_tiles = reinterpret_cast<Element*>(bytes);
-  bytes += align_bytes(kGroup * kLinearKBlock * std::int64_t{sizeof(Element)});
+  bytes += align_bytes(kColumnTile * kLinearMaxKBlock * std::int64_t{sizeof(Element)});
   auto* sums = reinterpret_cast<float*>(bytes);
 
-  for (std::int64_t k0 = 0; k0 < block.k; k0 += kLinearKBlock) {
-    const std::int64_t k = block.k - k0 < kLinearKBlock ? block.k - k0 : kLinearKBlock;
+  const std::int64_t num_tiles = rows / kRowTile;
+  const std::int64_t k_block = linear_k_block(block.k);
+  for (std::int64_t k0 = 0; k0 < block.k; k0 += k_block) {
+    const std::int64_t k = min(k_block, block.k - k0);
     const std::int64_t steps = (k + kStep - 1) / kStep;
     pack_rows(block.x, block.x_dtype, k0, block.k, block.m, k, kRowTile, x_tiles);
-    for (std::int64_t n = 0; n < block.n; n += kGroup) {
-      const std::int64_t columns = block.n - n < kGroup ? block.n - n : kGroup;
-      pack_rows(block.weight, block.weight_dtype, n * block.k + k0, block.k, columns, k,
-                kColumnTile, w_tiles);
-      for (std::int64_t m = 0; m < rows; m += kRowTile) {
-        for (std::int64_t j = 0; j < columns; j += kColumnTile) {
-          multiply_tile(x_tiles + m * steps * kStep, w_tiles + j * steps * kStep, steps, k0 == 0,
-                        sums + m * ldc + n + j, ldc);
-        }
+    for (std::int64_t n = 0; n < block.n; n += kColumnTile) {
+      pack_rows(block.weight, block.weight_dtype, n * block.k + k0, block.k,
+                min(kColumnTile, block.n - n), k, kColumnTile, w_tiles);
+      const std::int64_t next = n + kColumnTile;
+      const Prefetch prefetch = next < block.n ? Prefetch(block, next, k0, k, num_tiles)
+                                               : Prefetch(block, 0, k0 + k, k_block, num_tiles);
+      for (std::int64_t tile = 0; tile < num_tiles; ++tile) {
+        prefetch.run(tile);
+        multiply_tile(x_tiles + tile * kRowTile * steps * kStep, w_tiles, steps, k0 == 0,
+                      sums + tile * kRowTile * ldc + n, ldc);
       }
     }
   }
@@ -254,9 +291,6 @@ void linear_block(const LinearBlock& block, void* scratch) {
 }
 
 // ---- few rows: weights streamed from where they lie ----
-
-// Bytes that the weights' streams are prefetched ahead.
-constexpr std::int64_t kPrefetchBytes = 1024;
 
 std::int64_t prepared_stride(std::int64_t k) { return round_up(k, kStep); }
 
@@ -268,8 +302,8 @@ std::size_t prepared_bytes(std::int64_t m, std::int64_t k) {
 void prepare(const void* x, DType dtype, std::int64_t m, std::int64_t k, void* prepared) {
   auto* out = static_cast<Element*>(prepared);
   for (std::int64_t r = 0; r < m; ++r) {
-    for (std::int64_t k0 = 0; k0 < k; k0 += kLinearKBlock) {
-      const std::int64_t part = k - k0 < kLinearKBlock ? k - k0 : kLinearKBlock;
+    for (std::int64_t k0 = 0; k0 < k; k0 += kLinearMaxKBlock) {
+      const std::int64_t part = min(k - k0, kLinearMaxKBlock);
       pack_rows(x, dtype, r * k + k0, k, 1, part, 1, out + r * prepared_stride(k) + k0);
     }
   }
@@ -278,12 +312,12 @@ void prepare(const void* x, DType dtype, std::int64_t m, std::int64_t k, void* p
 // kRows prepared rows of x times kColumns rows of weights, anywhere: sums[kRows * kColumns].
 template <int kRows, int kColumns, typename W>
 void multiply_streams(const Element* x, std::int64_t x_stride, const W* const* w, std::int64_t k,
-                      float* sums) {
+                      std::int64_t k_block, float* sums) {
   constexpr int kCount = kRows * kColumns;
   const W* columns[kColumns];
   MOBA_UNROLL
   for (int j = 0; j < kColumns; ++j) columns[j] = w[j];
-  for (std::int64_t k0 = 0; k0 < k; k0 += kLinearKBlock) {
+  for (std::int64_t k0 = 0; k0 < k; k0 += k_block) {
     Vec sum[kCount];
     MOBA_UNROLL
     for (Vec& s : sum) s = zero();
@@ -303,17 +337,11 @@ void multiply_streams(const Element* x, std::int64_t x_stride, const W* const* w
     const auto whole = [](const W* p) __attribute__((always_inline)) {
       return Op::load_operand(p);
     };
-    const std::int64_t end = k - k0 < kLinearKBlock ? k : k0 + kLinearKBlock;
-    constexpr std::int64_t kLine = 64 / std::int64_t{sizeof(W)};
-    constexpr std::int64_t kStepsPerLine = kLine > kStep ? kLine / kStep : 1;
+    const std::int64_t end = min(k, k0 + k_block);
     std::int64_t at = k0;
-    for (; at + kStepsPerLine * kStep <= end; at += kStepsPerLine * kStep) {
-      MOBA_UNROLL
-      for (int j = 0; j < kColumns; ++j) {
-        __builtin_prefetch(reinterpret_cast<const char*>(columns[j] + at) + kPrefetchBytes);
-      }
-      MOBA_UNROLL
-      for (int s = 0; s < kStepsPerLine; ++s) step(at + s * kStep, whole);
+    for (; at + 2 * kStep <= end; at += 2 * kStep) {
+      step(at, whole);
+      step(at + kStep, whole);
     }
     for (; at + kStep <= end; at += kStep) step(at, whole);
     if (at < end) {
@@ -332,6 +360,7 @@ void multiply_streams(const Element* x, std::int64_t x_stride, const W* const* w
 template <int kRows, int kColumns, typename W>
 void direct_rows(const LinearBlock& block, std::int64_t m0, float* sums, std::int64_t ldc) {
   const std::int64_t stride = prepared_stride(block.k);
+  const std::int64_t k_block = linear_k_block(block.k);
   const Element* x = static_cast<const Element*>(block.x) + m0 * stride;
   const W* weight = static_cast<const W*>(block.weight);
   float tile[kRows * kColumns];
@@ -340,7 +369,7 @@ void direct_rows(const LinearBlock& block, std::int64_t m0, float* sums, std::in
   const std::int64_t per_stream = block.n / kColumns;
   for (std::int64_t r = 0; r < per_stream; ++r) {
     for (int j = 0; j < kColumns; ++j) rows[j] = weight + (j * per_stream + r) * block.k;
-    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, tile);
+    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, k_block, tile);
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < kColumns; ++j) {
         sums[(m0 + i) * ldc + j * per_stream + r] = tile[i * kColumns + j];
@@ -353,7 +382,7 @@ void direct_rows(const LinearBlock& block, std::int64_t m0, float* sums, std::in
     for (int j = 0; j < kColumns; ++j) {
       rows[j] = weight + (done + (j < rest ? j : rest - 1)) * block.k;
     }
-    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, tile);
+    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, k_block, tile);
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < rest; ++j) sums[(m0 + i) * ldc + done + j] = tile[i * kColumns + j];
     }

@@ -1,7 +1,7 @@
 // Inner loops of linear(), for the part of a product that one thread computes.
 //
 // Every output element is computed in one order, whichever kernel and tile it falls in: K is cut
-// into blocks of kLinearKBlock; within a block the lanes of one vector each sum every (lanes)th
+// into blocks of linear_k_block(K); within a block the lanes of one vector each sum every (lanes)th
 // product, in order; the lanes are summed in a fixed order; the blocks' sums are added in order;
 // then the bias, then what the output held. So a row's result does not depend on the tile shapes
 // chosen around it. It does depend on the instruction set.
@@ -15,7 +15,16 @@
 
 namespace moba::cpu {
 
-inline constexpr std::int64_t kLinearKBlock = 512;
+// At most so many elements: a tile of x and one of the weights fit the first-level cache together.
+inline constexpr std::int64_t kLinearMaxKBlock = 768;
+// Length of the blocks that K is cut into: equal, but for rounding up to whole vectors.
+constexpr std::int64_t linear_k_block(std::int64_t k) {
+  constexpr std::int64_t kMultiple = 32;
+  const std::int64_t blocks = (k + kLinearMaxKBlock - 1) / kLinearMaxKBlock;
+  if (blocks <= 1) return kLinearMaxKBlock;
+  const std::int64_t length = (k + blocks - 1) / blocks;
+  return (length + kMultiple - 1) / kMultiple * kMultiple;
+}
 // Up to this many rows of x, weights are read where they lie, once; above it, tiles of x and of the
 // weights are copied, widened, into scratch.
 inline constexpr std::int64_t kLinearMaxDirectRows = 8;
