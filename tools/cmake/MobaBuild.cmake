@@ -14,10 +14,15 @@ if(MOBA_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${MOBA_CCACHE}")
 endif()
 
+# g++ 13's -Wdangling-reference takes any function that gets a temporary and returns a reference to something else for an error.
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-Wdangling-reference MOBA_HAS_WDANGLING_REFERENCE)
+
 # Warnings, sanitizers and the include root of one of our targets.
 function(moba_target_settings target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
-    -Woverloaded-virtual -Wcast-qual -Wvla $<$<BOOL:${MOBA_WERROR}>:-Werror>)
+    -Woverloaded-virtual -Wcast-qual -Wvla $<$<BOOL:${MOBA_HAS_WDANGLING_REFERENCE}>:-Wno-dangling-reference>
+    $<$<BOOL:${MOBA_WERROR}>:-Werror>)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}"
     "${PROJECT_SOURCE_DIR}/engine/include")
   if(MOBA_SANITIZE)
