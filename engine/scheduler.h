@@ -42,8 +42,8 @@ struct StepPlan {
 // of other sequences' claims; so a running sequence never waits for a page. Pages are taken as its
 // tokens reach them.
 //
-// The caller alternates schedule() and complete_step(), then appends the new tokens and removes what
-// has ended; add and remove do not come between those two calls. A step that failed is not
+// The caller alternates schedule() and complete_step(), then appends the new tokens and removes
+// what has ended; add and remove do not come between those two calls. A step that failed is not
 // completed: its sequences are removed. Borrows the sequences. Not thread-safe.
 class Scheduler {
  public:

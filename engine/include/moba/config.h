@@ -50,6 +50,8 @@ struct SchedulerOptions {
   int max_num_batched_tokens = 2048;
   // Sequences in one step.
   int max_num_seqs = 16;
+  // Requests that may wait beside those; one more is refused.
+  int max_num_queued = 1024;
 };
 
 struct EngineConfig {

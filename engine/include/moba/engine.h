@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moba/config.h"
@@ -37,10 +38,33 @@ struct EngineStats {
   std::int64_t num_steps = 0;
   std::int64_t num_prompt_tokens = 0;
   std::int64_t num_output_tokens = 0;
+  std::int64_t num_running = 0;   // requests that take part in steps
+  std::int64_t num_waiting = 0;   // requests that wait for their turn
+  std::int64_t num_finished = 0;  // requests that have ended, however
 };
 
-// Thread-safe: calls of generate() from several threads take turns. Movable only through its
-// pointer.
+// A request that was submitted. Copies stand for the same request, and may outlive the engine.
+// Thread-safe. An empty handle (default-constructed) may only be assigned to.
+class RequestHandle {
+ public:
+  RequestHandle() = default;
+  std::int64_t id() const;
+  // The request ends with the engine's next step at the latest, with what it has so far. No effect
+  // on one that has ended.
+  void cancel();
+  bool done() const;
+  // Waits for the end. Never call it on the engine's thread, that is, from a callback.
+  const Result<RequestOutput>& wait() const;
+
+ private:
+  friend class Engine;
+  class State;
+  explicit RequestHandle(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  std::shared_ptr<State> state_;
+};
+
+// Serves many requests at once, on a thread of its own. Thread-safe: every method may be called
+// from several threads. Destroying it ends the requests that are left as cancelled.
 class Engine {
  public:
   // Loads the checkpoint and plans all memory. A bad configuration or checkpoint is refused before
@@ -50,10 +74,15 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Runs one request to its end. A request that cannot be served (an empty prompt, one too long for
-  // the model or the cache, parameters out of range) is refused with the numbers before any work
-  // and leaves the engine as it was. A cancelled request is no error: it comes back with what was
-  // generated and FinishReason::kCancelled.
+  // Checks a request, tokenises its text on the calling thread, and queues it. A request that
+  // cannot be served (an empty prompt, one too long for the model or the cache, parameters out of
+  // range, a full queue) is refused with the numbers and leaves the engine as it was. The prompt
+  // and at least one token of output must fit into max_model_len (the prompt alone if max_tokens is
+  // 0); an output that reaches it ends with FinishReason::kLength.
+  Result<RequestHandle> submit(Request request, Callbacks callbacks = {});
+
+  // Runs one request to its end: submit() and wait(). A cancelled request is no error: it comes
+  // back with what was generated and FinishReason::kCancelled.
   Result<RequestOutput> generate(const Request& request, const Callbacks& callbacks = {});
 
   const TokenizerHandle& tokenizer() const;

@@ -26,8 +26,15 @@ struct Request {
   // handling).
   std::vector<std::int32_t> prompt_ids;
   std::string prompt;
+  // Text such as "</s>" in the prompt becomes that token.
+  bool parse_special_tokens = false;
   SamplingParams sampling;
   AttentionOverride attention;
+  // Requests of a smaller number go first; in the order of arrival among equals.
+  int priority = 0;
+  // A request that has not ended by then ends as cancelled, with stop_reason "deadline"; counted
+  // from submit(). Absent: no limit.
+  std::optional<double> timeout_seconds;
 };
 
 struct TokenLogprob {
@@ -48,7 +55,10 @@ struct TokenEvent {
 };
 
 struct Callbacks {
-  // Called in order for each token, on the engine's thread. Returning false cancels the request.
+  // All are called on the engine's thread, which computes nothing meanwhile: they should be quick,
+  // and must not wait for a request. One that throws fails its request.
+  //
+  // Called in order for each token. Returning false cancels the request.
   std::function<bool(const TokenEvent&)> on_token;
   // Called after each step of the prompt: tokens computed so far, tokens in all. Returning false
   // cancels the request.
@@ -70,7 +80,7 @@ struct RequestOutput {
   std::vector<std::int32_t> token_ids;  // the stop token, if one ended it, included
   std::string text;
   FinishReason finish_reason = FinishReason::kNone;
-  std::string stop_reason;  // the stop string, or the stop token's name, that ended it
+  std::string stop_reason;  // the stop string, or the stop token's name, that ended it; "deadline"
   std::vector<TokenLogprob> logprobs;
   std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, ...
   RequestMetrics metrics;

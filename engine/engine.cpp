@@ -1,0 +1,240 @@
+#include "moba/engine.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "engine/engine_setup.h"
+#include "engine/status_error.h"
+
+namespace moba {
+namespace {
+
+// The status of the exception being handled.
+Status current_status() {
+  try {
+    throw;
+  } catch (const StatusError& error) {
+    return Status(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return Status(StatusCode::kResourceExhausted, "out of memory");
+  } catch (const std::exception& error) {
+    return Status(StatusCode::kInternal, error.what());
+  }
+}
+
+// What other threads leave for the engine's thread.
+struct Inbox {
+  struct Arrival {
+    std::unique_ptr<ActiveRequest> request;
+    std::int64_t id;
+  };
+  std::mutex mutex;
+  std::condition_variable filled;
+  std::vector<Arrival> arrivals;
+  std::vector<std::int64_t> cancels;
+  bool stop = false;
+};
+
+}  // namespace
+
+// Shared by the handles of a request and by the engine until the request has ended.
+class RequestHandle::State {
+ public:
+  State(std::int64_t id, std::weak_ptr<Inbox> inbox) : id_(id), inbox_(std::move(inbox)) {}
+
+  std::int64_t id() const { return id_; }
+
+  void cancel() {
+    const std::shared_ptr<Inbox> inbox = inbox_.lock();
+    if (inbox == nullptr || done()) return;
+    const std::lock_guard lock(inbox->mutex);
+    inbox->cancels.push_back(id_);
+    inbox->filled.notify_one();
+  }
+
+  bool done() const {
+    const std::lock_guard lock(mutex_);
+    return result_.has_value();
+  }
+
+  void finish(Result<RequestOutput> result) {
+    const std::lock_guard lock(mutex_);
+    result_.emplace(std::move(result));
+    ended_.notify_all();
+  }
+
+  Result<RequestOutput>& wait() {
+    std::unique_lock lock(mutex_);
+    ended_.wait(lock, [this] { return result_.has_value(); });
+    return *result_;
+  }
+
+ private:
+  const std::int64_t id_;
+  const std::weak_ptr<Inbox> inbox_;
+  mutable std::mutex mutex_;
+  std::condition_variable ended_;
+  std::optional<Result<RequestOutput>> result_;  // written once
+};
+
+std::int64_t RequestHandle::id() const { return state_->id(); }
+void RequestHandle::cancel() { state_->cancel(); }
+bool RequestHandle::done() const { return state_->done(); }
+const Result<RequestOutput>& RequestHandle::wait() const { return state_->wait(); }
+
+class Engine::Impl {
+ public:
+  Impl(EngineParts parts, int max_num_unfinished)
+      : parts_(std::move(parts)),
+        tokenizer_(parts_.tokenizer),
+        max_num_unfinished_(max_num_unfinished),
+        inbox_(std::make_shared<Inbox>()),
+        thread_([this] { run(); }) {}
+
+  ~Impl() {
+    {
+      const std::lock_guard lock(inbox_->mutex);
+      inbox_->stop = true;
+      inbox_->filled.notify_one();
+    }
+    thread_.join();
+  }
+
+  std::shared_ptr<RequestHandle::State> submit(Request request, Callbacks callbacks);
+
+  bool on_engine_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
+  const EngineParts& parts() const { return parts_; }
+  const TokenizerHandle& tokenizer() const { return tokenizer_; }
+  EngineStats stats() const {
+    const std::lock_guard lock(stats_mutex_);
+    return stats_;
+  }
+
+ private:
+  void run();
+  // Waits for work; false when the engine is to end.
+  bool take_inbox();
+  void publish_stats();
+
+  EngineParts parts_;
+  TokenizerHandle tokenizer_;
+  const std::int64_t max_num_unfinished_;
+  std::atomic<std::int64_t> next_id_{0};
+  std::atomic<std::int64_t> num_unfinished_{0};
+  std::shared_ptr<Inbox> inbox_;
+  mutable std::mutex stats_mutex_;
+  EngineStats stats_;
+  std::thread thread_;  // last: it uses all the others
+};
+
+std::shared_ptr<RequestHandle::State> Engine::Impl::submit(Request request, Callbacks callbacks) {
+  const Clock::time_point arrival = Clock::now();
+  std::unique_ptr<ActiveRequest> active =
+      parts_.core->prepare(std::move(request), std::move(callbacks), arrival);
+  const auto state = std::make_shared<RequestHandle::State>(
+      next_id_.fetch_add(1, std::memory_order_relaxed), inbox_);
+  const std::int64_t before = num_unfinished_.fetch_add(1, std::memory_order_relaxed);
+  if (before >= max_num_unfinished_) {
+    num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
+    throw StatusError(StatusCode::kResourceExhausted,
+                      concat("the queue is full: ", before, " requests are running or waiting"));
+  }
+  active->on_finish = [this, state](Result<RequestOutput> result) {
+    num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
+    publish_stats();
+    state->finish(std::move(result));
+  };
+  const std::lock_guard lock(inbox_->mutex);
+  inbox_->arrivals.push_back({std::move(active), state->id()});
+  inbox_->filled.notify_one();
+  return state;
+}
+
+bool Engine::Impl::take_inbox() {
+  std::vector<Inbox::Arrival> arrivals;
+  std::vector<std::int64_t> cancels;
+  {
+    std::unique_lock lock(inbox_->mutex);
+    inbox_->filled.wait(lock, [this] {
+      return inbox_->stop || !inbox_->arrivals.empty() || !inbox_->cancels.empty() ||
+             parts_.core->has_work();
+    });
+    arrivals.swap(inbox_->arrivals);
+    cancels.swap(inbox_->cancels);
+    if (inbox_->stop) {
+      // Nothing arrives any more; what came last ends as cancelled with the others.
+      for (Inbox::Arrival& arrival : arrivals) {
+        parts_.core->add(std::move(arrival.request), arrival.id);
+      }
+      return false;
+    }
+  }
+  for (Inbox::Arrival& arrival : arrivals) {
+    parts_.core->add(std::move(arrival.request), arrival.id);
+  }
+  for (const std::int64_t id : cancels) parts_.core->cancel(id);
+  return true;
+}
+
+void Engine::Impl::run() {
+  while (take_inbox()) {
+    parts_.core->expire(Clock::now());
+    parts_.core->step();
+    publish_stats();
+  }
+  parts_.core->cancel_all();
+  publish_stats();
+}
+
+void Engine::Impl::publish_stats() {
+  const EngineStats stats = parts_.core->stats();
+  const std::lock_guard lock(stats_mutex_);
+  stats_ = stats;
+}
+
+Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config) {
+  try {
+    EngineParts parts = set_up_engine(config);
+    auto impl = std::make_unique<Impl>(
+        std::move(parts), config.scheduler.max_num_seqs + config.scheduler.max_num_queued);
+    return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+  } catch (...) {
+    return current_status();
+  }
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Result<RequestHandle> Engine::submit(Request request, Callbacks callbacks) {
+  try {
+    return RequestHandle(impl_->submit(std::move(request), std::move(callbacks)));
+  } catch (...) {
+    return current_status();
+  }
+}
+
+Result<RequestOutput> Engine::generate(const Request& request, const Callbacks& callbacks) {
+  if (impl_->on_engine_thread()) {
+    return Status(StatusCode::kInvalidArgument,
+                  "generate() was called from a callback, where it would wait for itself");
+  }
+  try {
+    return std::move(impl_->submit(request, callbacks)->wait());
+  } catch (...) {
+    return current_status();
+  }
+}
+
+const TokenizerHandle& Engine::tokenizer() const { return impl_->tokenizer(); }
+SamplingParams Engine::default_sampling() const { return impl_->parts().default_sampling; }
+const EngineInfo& Engine::info() const { return impl_->parts().info; }
+EngineStats Engine::stats() const { return impl_->stats(); }
+
+}  // namespace moba

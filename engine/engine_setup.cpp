@@ -1,0 +1,242 @@
+#include "engine/engine_setup.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/host_memory.h"
+#include "engine/logging.h"
+#include "engine/memory_plan.h"
+#include "engine/status_error.h"
+#include "model/safetensors.h"
+#include "tokenizer/tokenizer.h"
+
+namespace moba {
+namespace {
+
+// Of what attention and operations need while they run, before the real number is known.
+constexpr std::int64_t kWorkspaceGuess = std::int64_t{64} << 20;
+constexpr int kMaxBatchedTokens = 1 << 20;
+constexpr int kMaxSeqs = 1 << 16;
+constexpr int kMaxQueued = 1 << 24;
+
+void check_options(const EngineConfig& config) {
+  const auto in_range = [](const char* name, int value, int low, int high) {
+    MOBA_CHECK(value >= low && value <= high, name, " is ", value, ", not in ", low, " .. ", high);
+  };
+  const SchedulerOptions& scheduler = config.scheduler;
+  in_range("max_num_batched_tokens", scheduler.max_num_batched_tokens, 1, kMaxBatchedTokens);
+  in_range("max_num_seqs", scheduler.max_num_seqs, 1, kMaxSeqs);
+  in_range("max_num_queued", scheduler.max_num_queued, 0, kMaxQueued);
+  MOBA_CHECK(!config.model.empty(), "no model directory is given");
+}
+
+std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir) {
+  try {
+    return load_tokenizer(dir);
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw StatusError(StatusCode::kInvalidCheckpoint, error.what());
+  }
+}
+
+std::vector<std::int32_t> end_tokens(const ModelConfig& model, const GenerationConfig& generation,
+                                     const Tokenizer& tokenizer) {
+  std::vector<std::int32_t> ids =
+      generation.eos_token_ids.empty() ? model.eos_token_ids : generation.eos_token_ids;
+  if (const auto eos = tokenizer.eos_id()) ids.push_back(*eos);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+// generation_config.json over the library's defaults. A checkpoint that does not sample is greedy.
+SamplingParams sampling_defaults(const GenerationConfig& generation) {
+  SamplingParams params;
+  if (generation.temperature) params.temperature = *generation.temperature;
+  if (generation.top_p) params.top_p = *generation.top_p;
+  if (generation.top_k) params.top_k = *generation.top_k;
+  if (generation.repetition_penalty) params.repetition_penalty = *generation.repetition_penalty;
+  if (generation.do_sample == false) params.temperature = 0;
+  return params;
+}
+
+// Bytes of activations, logits and attention for a step, as far as they can be told before the
+// model is built.
+std::int64_t guess_workspace(const ModelConfig& model, DType dtype, std::int64_t batched_tokens) {
+  const std::int64_t q_size = std::int64_t{model.num_q_heads} * model.head_dim;
+  const std::int64_t kv_size = std::int64_t{model.num_kv_heads} * model.head_dim;
+  const std::int64_t per_token = 2 * model.hidden_size + 2 * (q_size + kv_size);
+  return batched_tokens * per_token * static_cast<std::int64_t>(dtype_size(dtype)) +
+         ModelRunner::logits_bytes(model, dtype, batched_tokens) + kWorkspaceGuess;
+}
+
+MemoryPlanInput plan_input(const EngineConfig& config, const ModelConfig& model,
+                           const KvPoolConfig& pool) {
+  MemoryPlanInput input;
+  input.available_bytes = available_host_memory();
+  input.page_bytes = kv_page_bytes(pool);
+  input.block_size = pool.block_size;
+  input.cache_bytes = config.cache.memory_bytes;
+  input.max_model_len = config.max_model_len;
+  input.default_model_len = model.max_position_embeddings;
+  if (model.sliding_window) {
+    input.default_model_len = std::min(input.default_model_len, *model.sliding_window);
+  }
+  input.longest_model_len = longest_model_len(model);
+  return input;
+}
+
+std::string describe_layers(const std::vector<int>& topk) {
+  // Runs of equal layers: "0-7 MoBA top-8, 8-9 full".
+  std::string text;
+  for (std::size_t first = 0; first < topk.size();) {
+    std::size_t last = first;
+    while (last + 1 < topk.size() && topk[last + 1] == topk[first]) ++last;
+    if (!text.empty()) text += ", ";
+    text += first == last ? std::to_string(first) : fmt::format("{}-{}", first, last);
+    text += topk[first] == 0 ? " full" : fmt::format(" MoBA top-{}", topk[first]);
+    first = last + 1;
+  }
+  return text;
+}
+
+void log_configuration(const EngineConfig& config, const EngineInfo& info) {
+  const auto logger = engine_logger();
+  logger->info(
+      "engine: {} in {}, max_model_len {}, max_num_batched_tokens {}, max_num_seqs {}, {} threads, "
+      "{}",
+      info.architecture, info.dtype, info.max_model_len, config.scheduler.max_num_batched_tokens,
+      config.scheduler.max_num_seqs, info.num_threads, info.cpu_isa);
+  logger->info("engine: layers {}; MoBA block {}, page {}, {} pages of KV cache ({}), workspace {}",
+               describe_layers(info.layer_topk), info.moba_block_size, info.block_size,
+               info.num_pages, format_bytes(info.kv_cache_bytes),
+               format_bytes(info.workspace_bytes));
+}
+
+}  // namespace
+
+DType resolve_dtype(ComputeDType asked, const ModelConfig& model) {
+  switch (asked) {
+    case ComputeDType::kFloat32:
+      return DType::kFloat32;
+    case ComputeDType::kBFloat16:
+      return DType::kBFloat16;
+    case ComputeDType::kAuto:
+      break;
+  }
+  return model.dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+}
+
+KvPoolConfig make_pool_config(const ModelConfig& model, const CacheGeometry& geometry,
+                              DType dtype) {
+  KvPoolConfig config;
+  config.num_layers = model.num_layers;
+  config.num_kv_heads = model.num_kv_heads;
+  config.head_dim = model.head_dim;
+  config.block_size = geometry.block_size;
+  config.moba_block_size = geometry.pool_moba_block_size();
+  config.dtype = dtype;
+  return config;
+}
+
+EngineParts set_up_engine(const EngineConfig& config) {
+  EngineParts parts;
+  const std::filesystem::path dir = config.model;
+  with_code(StatusCode::kInvalidArgument, [&] { check_options(config); });
+
+  // What the files say, and whether it can work, before anything big.
+  EngineCoreConfig core;
+  core.model = with_code(StatusCode::kInvalidCheckpoint, [&] { return load_model_config(dir); });
+  const GenerationConfig generation =
+      with_code(StatusCode::kInvalidCheckpoint, [&] { return load_generation_config(dir); });
+  core.attention = config.attention;
+  core.scheduler = config.scheduler;
+  LayerAttention attention;
+  with_code(StatusCode::kInvalidArgument, [&] {
+    core.geometry = resolve_cache_geometry(core.model, config.attention, config.cache);
+    attention = resolve_attention(core.model, core.geometry, config.attention);
+  });
+  const DType dtype = resolve_dtype(config.dtype, core.model);
+  const KvPoolConfig pool = make_pool_config(core.model, core.geometry, dtype);
+  MemoryPlanInput input = plan_input(config, core.model, pool);
+  const std::int64_t batched_tokens = config.scheduler.max_num_batched_tokens;
+  input.workspace_bytes = guess_workspace(core.model, dtype, batched_tokens);
+  input.weight_bytes = with_code(StatusCode::kInvalidCheckpoint, [&] {
+    return static_cast<std::int64_t>(Safetensors(dir).num_bytes());
+  });
+  MemoryPlan plan = plan_memory(input);
+  parts.tokenizer = open_tokenizer(dir);
+  core.eos_token_ids = end_tokens(core.model, generation, *parts.tokenizer);
+
+  parts.context = with_code(StatusCode::kInvalidArgument,
+                            [&] { return std::make_unique<DeviceContext>(config.num_threads); });
+  ModelOptions model_options;
+  model_options.dtype = dtype;
+  model_options.max_model_len = plan.max_model_len;
+  model_options.max_num_batched_tokens = batched_tokens;
+  std::unique_ptr<CausalLM> model = with_code(StatusCode::kInvalidCheckpoint, [&] {
+    return load_causal_lm(*parts.context, dir, core.model, model_options);
+  });
+
+  AttentionConfig attention_config;
+  attention_config.num_layers = core.model.num_layers;
+  attention_config.num_q_heads = core.model.num_q_heads;
+  attention_config.num_kv_heads = core.model.num_kv_heads;
+  attention_config.head_dim = core.model.head_dim;
+  attention_config.block_size = pool.block_size;
+  attention_config.moba_block_size = pool.moba_block_size;
+  attention_config.softmax_scale = 1.0F / std::sqrt(static_cast<float>(core.model.head_dim));
+  attention_config.dtype = dtype;
+  attention_config.max_num_batched_tokens = static_cast<int>(batched_tokens);
+  attention_config.max_num_seqs = config.scheduler.max_num_seqs;
+  attention_config.max_model_len = plan.max_model_len;
+  std::unique_ptr<AttentionBackend> backend = with_code(StatusCode::kInvalidArgument, [&] {
+    return create_attention_backend(*parts.context, attention_config);
+  });
+
+  // Once more with the numbers as they turned out; the length can only become less.
+  input.weight_bytes = model->weight_bytes();
+  input.workspace_bytes = model->activation_bytes() + backend->workspace_bytes() +
+                          ModelRunner::logits_bytes(core.model, dtype, batched_tokens);
+  input.default_model_len = plan.max_model_len;
+  plan = plan_memory(input);
+  core.num_pages = plan.num_pages;
+  core.max_model_len = plan.max_model_len;
+
+  EngineInfo& info = parts.info;
+  info.architecture = core.model.architecture;
+  info.dtype = dtype_name(dtype);
+  info.num_layers = core.model.num_layers;
+  info.layer_topk.assign(attention.prefill_topk.begin(), attention.prefill_topk.end());
+  info.moba_block_size = core.geometry.moba_block_size;
+  info.block_size = core.geometry.block_size;
+  info.vocab_size = core.model.vocab_size;
+  info.max_model_len = plan.max_model_len;
+  info.num_pages = plan.num_pages;
+  info.weight_bytes = input.weight_bytes;
+  info.kv_cache_bytes = plan.kv_cache_bytes;
+  info.kv_bytes_per_token = (input.page_bytes + pool.block_size - 1) / pool.block_size;
+  info.workspace_bytes = input.workspace_bytes;
+  info.num_threads = parts.context->pool().num_threads();
+  info.cpu_isa = cpu::isa_name(parts.context->isa());
+  parts.default_sampling = sampling_defaults(generation);
+
+  auto runner = with_code(StatusCode::kResourceExhausted, [&] {
+    auto cache = std::make_unique<KvPool>(parts.context->device(), pool, plan.num_pages);
+    return std::make_unique<ModelRunner>(*parts.context, std::move(model), std::move(backend),
+                                         std::move(cache), batched_tokens);
+  });
+  log_configuration(config, info);
+  parts.core = std::make_unique<EngineCore>(std::move(core), parts.tokenizer, std::move(runner));
+  return parts;
+}
+
+}  // namespace moba

@@ -1,0 +1,50 @@
+#include <exception>
+#include <stdexcept>
+#include <utility>
+
+#include "moba/tokenizer.h"
+#include "tokenizer/tokenizer.h"
+
+namespace moba {
+
+TokenizerHandle::TokenizerHandle(std::shared_ptr<const Tokenizer> tokenizer)
+    : tokenizer_(std::move(tokenizer)) {}
+
+Result<TokenizerHandle> TokenizerHandle::open(const std::string& dir) {
+  try {
+    return TokenizerHandle(load_tokenizer(dir));
+  } catch (const std::exception& error) {
+    return Status(StatusCode::kInvalidCheckpoint, error.what());
+  }
+}
+
+std::vector<std::int32_t> TokenizerHandle::encode(std::string_view text, bool add_special_tokens,
+                                                  bool parse_special_tokens) const {
+  EncodeOptions options;
+  options.add_special_tokens = add_special_tokens;
+  options.parse_special_tokens = parse_special_tokens;
+  return tokenizer_->encode(text, options);
+}
+
+Result<std::string> TokenizerHandle::decode(const std::vector<std::int32_t>& ids,
+                                            bool skip_special_tokens) const {
+  try {
+    return tokenizer_->decode(ids, skip_special_tokens);
+  } catch (const std::out_of_range& error) {
+    return Status(StatusCode::kInvalidArgument, error.what());
+  }
+}
+
+Result<std::string> TokenizerHandle::token_name(std::int32_t id) const {
+  try {
+    return tokenizer_->token_name(id);
+  } catch (const std::out_of_range& error) {
+    return Status(StatusCode::kInvalidArgument, error.what());
+  }
+}
+
+std::int32_t TokenizerHandle::vocab_size() const { return tokenizer_->vocab_size(); }
+std::optional<std::int32_t> TokenizerHandle::bos_id() const { return tokenizer_->bos_id(); }
+std::optional<std::int32_t> TokenizerHandle::eos_id() const { return tokenizer_->eos_id(); }
+
+}  // namespace moba

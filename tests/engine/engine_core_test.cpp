@@ -1,0 +1,370 @@
+#include "engine/engine_core.h"
+
+#include <random>
+
+#include "engine/status_error.h"
+#include "tests/engine/engine_test_util.h"
+#include "tests/engine/hash_model.h"
+
+namespace moba {
+namespace {
+
+constexpr std::int32_t kVocabSize = ByteTokenizer::kVocabSize;
+
+ModelConfig small_model() {
+  ModelConfig model;
+  model.vocab_size = kVocabSize;
+  model.num_layers = 2;
+  model.num_q_heads = 3;
+  model.moba = {8, 2};
+  model.layer_kinds = {AttentionKind::kMoba, AttentionKind::kFull};
+  return model;
+}
+
+EngineCoreConfig small_config(std::int64_t num_pages = 50, int budget = 16, int max_seqs = 4) {
+  EngineCoreConfig config;
+  config.model = small_model();
+  config.geometry.block_size = 4;
+  config.geometry.moba_block_size = 8;
+  config.scheduler.max_num_batched_tokens = budget;
+  config.scheduler.max_num_seqs = max_seqs;
+  config.num_pages = num_pages;
+  config.max_model_len = std::min<std::int64_t>(150, num_pages * 4);
+  config.eos_token_ids = {ByteTokenizer::kEos};
+  return config;
+}
+
+// A core over the hash model; outcomes by id.
+struct Fixture {
+  explicit Fixture(EngineCoreConfig config = small_config()) : config_(std::move(config)) {
+    HashModelConfig model;
+    model.block_size = config_.geometry.block_size;
+    model.moba_block_size = config_.geometry.moba_block_size;
+    model.num_pages = config_.num_pages;
+    auto owned = std::make_unique<HashRunner>(model);
+    runner = owned.get();
+    core =
+        std::make_unique<EngineCore>(config_, std::make_shared<ByteTokenizer>(), std::move(owned));
+  }
+  ~Fixture() { core->cancel_all(); }
+
+  std::int64_t submit(Request request, Callbacks callbacks = {}) {
+    const std::int64_t id = next_id++;
+    auto active = core->prepare(std::move(request), std::move(callbacks), Clock::now());
+    active->on_finish = [this, id](Result<RequestOutput> result) {
+      outcomes.emplace(id, std::move(result));
+    };
+    core->add(std::move(active), id);
+    return id;
+  }
+  void run(int max_steps = 100000) {
+    while (core->has_work() && max_steps-- > 0) core->step();
+  }
+  const RequestOutput& output(std::int64_t id) {
+    INFO("request " << id);
+    REQUIRE(outcomes.count(id) == 1);
+    INFO(outcomes.at(id).status().message());
+    REQUIRE(outcomes.at(id).ok());
+    return outcomes.at(id).value();
+  }
+  std::vector<std::int32_t> expected(const Request& request, std::int64_t count) {
+    const LayerAttention attention =
+        resolve_attention(config_.model, config_.geometry, config_.attention, request.attention);
+    return runner->math().generate(request.prompt_ids, count, attention.prefill_topk,
+                                   attention.decode_topk);
+  }
+
+  EngineCoreConfig config_;
+  HashRunner* runner = nullptr;
+  std::unique_ptr<EngineCore> core;
+  std::map<std::int64_t, Result<RequestOutput>> outcomes;
+  std::int64_t next_id = 1;
+};
+
+Request make_request(std::size_t prompt_len, int max_tokens, std::uint32_t seed = 1) {
+  std::mt19937 random(seed);
+  Request request;
+  for (std::size_t i = 0; i < prompt_len; ++i) {
+    request.prompt_ids.push_back(static_cast<std::int32_t>(random() % 256));
+  }
+  request.sampling.max_tokens = max_tokens;
+  request.sampling.ignore_eos = true;
+  return request;
+}
+
+Status refusal(Fixture& fixture, Request request) {
+  try {
+    fixture.core->prepare(std::move(request), {}, Clock::now());
+  } catch (const StatusError& error) {
+    return Status(error.code(), error.what());
+  }
+  return {};
+}
+
+TEST_CASE("one request", "[engine_core]") {
+  Fixture f;
+  const Request request = make_request(37, 20);
+  std::vector<std::int64_t> progress;
+  std::vector<std::int32_t> streamed;
+  std::string text;
+  Callbacks callbacks;
+  callbacks.on_prompt = [&](std::int64_t computed, std::int64_t total) {
+    CHECK(total == 37);
+    progress.push_back(computed);
+    return true;
+  };
+  callbacks.on_token = [&](const TokenEvent& event) {
+    streamed.push_back(event.token_id);
+    text += event.text;
+    CHECK(event.logprob == nullptr);
+    return true;
+  };
+  const std::int64_t id = f.submit(request, callbacks);
+  f.run();
+  const RequestOutput& output = f.output(id);
+  CHECK(output.prompt_ids == request.prompt_ids);
+  CHECK(output.token_ids == f.expected(request, 20));
+  CHECK(output.token_ids == streamed);
+  CHECK(output.text == text);
+  CHECK(output.finish_reason == FinishReason::kLength);
+  CHECK(progress == std::vector<std::int64_t>{16, 32, 37});
+  CHECK(output.metrics.num_prompt_tokens == 37);
+  CHECK(output.metrics.num_output_tokens == 20);
+  CHECK(output.metrics.time_to_first_token_seconds >= output.metrics.prompt_seconds);
+  const MobaBlockCounts blocks = count_moba_blocks(0, 56, 8, 2);
+  CHECK(output.metrics.moba_blocks_attended == 3 * blocks.attended);
+  CHECK(output.metrics.moba_blocks_available == 3 * blocks.available);
+  const EngineStats stats = f.core->stats();
+  CHECK(stats.num_pages_in_use == 0);
+  CHECK(stats.num_prompt_tokens == 37);
+  CHECK(stats.num_output_tokens == 20);
+  CHECK(stats.num_finished == 1);
+  CHECK(stats.num_steps == 3 + 19);
+}
+
+TEST_CASE("tokens do not depend on chunks, batches or modes beside them", "[engine_core]") {
+  for (const int budget : {1, 3, 16, 1000}) {
+    for (const int max_seqs : {1, 3, 8}) {
+      Fixture f(small_config(200, budget, max_seqs));
+      std::map<std::int64_t, Request> requests;
+      for (std::uint32_t i = 0; i < 12; ++i) {
+        Request request = make_request(1 + 7 * i, static_cast<int>(1 + 3 * i), i);
+        if (i % 3 == 1) request.attention.mode = AttentionMode::kFull;
+        if (i % 3 == 2) request.attention.decode = DecodeAttention::kFull;
+        requests.emplace(f.submit(request), request);
+      }
+      f.run();
+      for (const auto& [id, request] : requests) {
+        CAPTURE(budget, max_seqs, id);
+        CHECK(f.output(id).token_ids == f.expected(request, *request.sampling.max_tokens));
+      }
+      CHECK(f.core->stats().num_pages_in_use == 0);
+    }
+  }
+}
+
+TEST_CASE("nothing to generate: the prompt alone", "[engine_core]") {
+  Fixture f;
+  Request request = make_request(150, 0);
+  request.sampling.prompt_logprobs = 0;
+  const std::int64_t id = f.submit(request);
+  f.run();
+  CHECK(f.output(id).token_ids.empty());
+  CHECK(f.output(id).finish_reason == FinishReason::kLength);
+  REQUIRE(f.output(id).prompt_logprobs.size() == 149);
+  for (std::size_t i = 0; i < 149; ++i) {
+    CHECK(f.output(id).prompt_logprobs[i].logprob == static_cast<float>(i + 1));
+    CHECK(f.output(id).prompt_logprobs[i].token_id == request.prompt_ids[i + 1]);
+  }
+}
+
+TEST_CASE("an output ends at max_model_len", "[engine_core]") {
+  Fixture f;
+  Request request = make_request(149, 1000);
+  const std::int64_t one = f.submit(request);
+  request = make_request(100, 0);
+  request.sampling.max_tokens.reset();
+  const std::int64_t unlimited = f.submit(request);
+  f.run();
+  CHECK(f.output(one).token_ids.size() == 1);
+  CHECK(f.output(unlimited).token_ids.size() == 50);
+  CHECK(f.output(unlimited).finish_reason == FinishReason::kLength);
+}
+
+TEST_CASE("bad requests are refused with the numbers and leave nothing behind", "[engine_core]") {
+  Fixture f;
+  const auto message = [&](const Request& request) {
+    const Status status = refusal(f, request);
+    CHECK(status.code() == StatusCode::kInvalidArgument);
+    return status.message();
+  };
+  CHECK_THAT(message({}), Contains("empty"));
+  CHECK_THAT(message(make_request(150, 1)), Contains("150") && Contains("max_model_len"));
+  CHECK_THAT(message(make_request(151, 0)), Contains("151") && Contains("max_model_len"));
+  Request request = make_request(5, 5);
+  request.prompt_ids[3] = kVocabSize;
+  CHECK_THAT(message(request), Contains("token 3") && Contains("259"));
+  request.prompt_ids[3] = -1;
+  CHECK_THAT(message(request), Contains("token 3"));
+  request = make_request(5, 5);
+  request.sampling.temperature = -1;
+  CHECK_THAT(message(request), Contains("temperature"));
+  request = make_request(5, 5);
+  request.attention.full_attention_layers = "7";
+  CHECK_THAT(message(request), Contains("layer 7"));
+  request = make_request(5, 5);
+  request.timeout_seconds = -1;
+  CHECK_THAT(message(request), Contains("timeout_seconds"));
+  CHECK_FALSE(f.core->has_work());
+  const Request good = make_request(5, 5);
+  const std::int64_t id = f.submit(good);
+  f.run();
+  CHECK(f.output(id).token_ids == f.expected(good, 5));
+}
+
+TEST_CASE("cancelling gives pages back at once", "[engine_core]") {
+  Fixture f;
+  SECTION("during the prompt, by callback") {
+    Callbacks callbacks;
+    callbacks.on_prompt = [](std::int64_t computed, std::int64_t) { return computed < 32; };
+    const std::int64_t id = f.submit(make_request(100, 5), callbacks);
+    f.core->step();
+    CHECK(f.core->stats().num_pages_in_use == 4);
+    f.core->step();
+    CHECK(f.core->stats().num_pages_in_use == 0);
+    CHECK(f.output(id).finish_reason == FinishReason::kCancelled);
+    CHECK(f.output(id).token_ids.empty());
+  }
+  SECTION("while generating, by callback") {
+    int count = 0;
+    Callbacks callbacks;
+    callbacks.on_token = [&count](const TokenEvent&) { return ++count < 3; };
+    const Request request = make_request(10, 50);
+    const std::int64_t id = f.submit(request, callbacks);
+    f.run();
+    CHECK(f.output(id).finish_reason == FinishReason::kCancelled);
+    CHECK(f.output(id).token_ids == f.expected(request, 3));
+    CHECK(f.core->stats().num_pages_in_use == 0);
+  }
+  SECTION("from outside, others go on") {
+    const Request other = make_request(20, 10, 5);
+    const std::int64_t a = f.submit(make_request(100, 5));
+    const std::int64_t b = f.submit(other);
+    f.core->step();
+    f.core->cancel(a);
+    CHECK(f.output(a).finish_reason == FinishReason::kCancelled);
+    f.core->cancel(a);
+    f.run();
+    CHECK(f.output(b).token_ids == f.expected(other, 10));
+  }
+  CHECK(f.core->stats().num_pages_in_use == 0);
+}
+
+TEST_CASE("deadlines", "[engine_core]") {
+  Fixture f;
+  Request late = make_request(100, 5);
+  late.timeout_seconds = 5;
+  Request endless = make_request(20, 5, 3);
+  endless.timeout_seconds = 1e300;
+  const std::int64_t a = f.submit(late);
+  const std::int64_t b = f.submit(endless);
+  f.core->step();
+  f.core->expire(Clock::now());
+  CHECK(f.outcomes.empty());
+  f.core->expire(Clock::now() + std::chrono::seconds(6));
+  CHECK(f.output(a).finish_reason == FinishReason::kCancelled);
+  CHECK(f.output(a).stop_reason == "deadline");
+  f.run();
+  CHECK(f.output(b).finish_reason == FinishReason::kLength);
+}
+
+TEST_CASE("a request whose callback throws fails alone", "[engine_core]") {
+  Fixture f;
+  Callbacks callbacks;
+  SECTION("exception") {
+    callbacks.on_token = [](const TokenEvent&) -> bool { throw std::runtime_error("broken pipe"); };
+  }
+  SECTION("anything") {
+    callbacks.on_prompt = [](std::int64_t, std::int64_t) -> bool { throw 7; };
+  }
+  const Request good = make_request(30, 10, 9);
+  const std::int64_t a = f.submit(make_request(10, 5), callbacks);
+  const std::int64_t b = f.submit(good);
+  f.run();
+  CHECK(f.outcomes.at(a).status().code() == StatusCode::kInternal);
+  CHECK_THAT(f.outcomes.at(a).status().message(), Contains("a callback threw"));
+  CHECK(f.output(b).token_ids == f.expected(good, 10));
+}
+
+TEST_CASE("a sequence whose logits are broken fails alone", "[engine_core]") {
+  Fixture f;
+  const Request good = make_request(30, 10, 9);
+  const std::int64_t a = f.submit(make_request(10, 5));
+  const std::int64_t b = f.submit(good);
+  f.runner->sample_error = [a](const Sequence& s) { return s.id == a ? "not finite" : ""; };
+  f.run();
+  CHECK(f.outcomes.at(a).status().code() == StatusCode::kInternal);
+  CHECK(f.outcomes.at(a).status().message() == "not finite");
+  CHECK(f.output(b).token_ids == f.expected(good, 10));
+  CHECK(f.core->stats().num_pages_in_use == 0);
+}
+
+TEST_CASE("a failed step fails its requests, the engine goes on", "[engine_core]") {
+  Fixture f;
+  const std::int64_t a = f.submit(make_request(10, 5));
+  f.runner->on_batch = [](const Batch&) { throw Error("the device is gone"); };
+  f.core->step();
+  CHECK(f.outcomes.at(a).status().message() == "the device is gone");
+  CHECK(f.core->stats().num_pages_in_use == 0);
+  f.runner->on_batch = nullptr;
+  const Request good = make_request(30, 10, 9);
+  const std::int64_t b = f.submit(good);
+  f.run();
+  CHECK(f.output(b).token_ids == f.expected(good, 10));
+}
+
+TEST_CASE("random requests, cancels and failures", "[engine_core]") {
+  std::mt19937 random(GENERATE(1, 2, 3, 4));
+  const auto between = [&random](int low, int high) {
+    return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+  };
+  Fixture f(small_config(between(20, 120), between(1, 60), between(1, 8)));
+  std::map<std::int64_t, Request> requests;
+  std::set<std::int64_t> cancelled;
+  for (int i = 0; i < 4000; ++i) {
+    if (f.core->stats().num_waiting < 5 && between(0, 2) == 0) {
+      const int longest = static_cast<int>(std::min<std::int64_t>(f.config_.max_model_len, 90));
+      Request request = make_request(static_cast<std::size_t>(between(1, longest)), between(0, 20),
+                                     static_cast<std::uint32_t>(i));
+      if (static_cast<std::int64_t>(request.prompt_ids.size()) == f.config_.max_model_len) {
+        request.sampling.max_tokens = 0;
+      }
+      if (between(0, 3) == 0) request.attention.mode = AttentionMode::kFull;
+      if (between(0, 3) == 0) request.attention.decode = DecodeAttention::kFull;
+      requests.emplace(f.submit(request), request);
+    }
+    if (!requests.empty() && between(0, 30) == 0) {
+      auto it = requests.begin();
+      std::advance(it, between(0, static_cast<int>(requests.size()) - 1));
+      f.core->cancel(it->first);
+    }
+    f.core->step();
+  }
+  f.run();
+  CHECK(f.core->stats().num_pages_in_use == 0);
+  REQUIRE(f.outcomes.size() == requests.size());
+  for (const auto& [id, request] : requests) {
+    const RequestOutput& output = f.output(id);
+    const auto count = static_cast<std::int64_t>(output.token_ids.size());
+    REQUIRE(output.token_ids == f.expected(request, count));
+    if (output.finish_reason != FinishReason::kCancelled) {
+      REQUIRE(count ==
+              std::min<std::int64_t>(
+                  *request.sampling.max_tokens,
+                  f.config_.max_model_len - static_cast<std::int64_t>(request.prompt_ids.size())));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moba
