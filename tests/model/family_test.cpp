@@ -145,6 +145,55 @@ TEST_CASE("families: page size and number of threads do not change a bit") {
   }
 }
 
+TEST_CASE("families: sequences of one batch do not touch each other") {
+  const std::filesystem::path dir = kModels / "moba_llama";
+  const std::vector<Case> cases = load_cases(dir);
+  const Case& full = cases.at(0);
+  const Case& moba = cases.at(1);
+  HarnessOptions options = options_for(full);
+  options.num_seqs = 3;
+  ModelHarness harness(dir, options);
+  const std::vector<std::vector<int>> topk{harness.full_attention(), harness.moba_attention(),
+                                           harness.moba_attention(1)};
+  const std::vector<const Case*> of{&full, &moba, &moba};
+  std::vector<std::vector<float>> alone;
+  for (int s = 0; s < 3; ++s) {
+    const auto i = static_cast<std::size_t>(s);
+    alone.push_back(harness.run(of[i]->ids, {}, of[i]->positions, topk[i]));
+  }
+
+  for (int s = 0; s < 3; ++s) harness.start(topk[static_cast<std::size_t>(s)], 9, s);
+  // Each at its own pace: a prompt in chunks beside sequences that decode.
+  std::vector<std::size_t> done(3, 0);
+  std::vector<std::vector<float>> together(3);
+  for (int step = 0; done != std::vector<std::size_t>(3, 100); ++step) {
+    std::vector<moba::test::Chunk> chunks;
+    std::vector<std::size_t> sizes;
+    for (int s = 2; s >= 0; --s) {
+      const auto i = static_cast<std::size_t>(s);
+      const std::size_t pace = (step + s) % 3 == 0 ? 1 : 7 + 12 * i;
+      const std::size_t size = std::min(pace, 100 - done[i]);
+      if (size == 0) continue;
+      chunks.push_back({s, std::span(of[i]->ids).subspan(done[i], size)});
+      sizes.push_back(size);
+    }
+    const moba::TensorView hidden = harness.append(chunks);
+    std::int64_t row = 0;
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+      const auto i = static_cast<std::size_t>(chunks[c].sequence);
+      for (std::size_t t = 0; t < sizes[c]; ++t, ++row, ++done[i]) {
+        const auto& wanted = of[i]->positions;
+        if (std::find(wanted.begin(), wanted.end(), static_cast<int>(done[i])) == wanted.end()) {
+          continue;
+        }
+        const std::vector<float> logits = harness.logits(hidden.rows(row, row + 1));
+        together[i].insert(together[i].end(), logits.begin(), logits.end());
+      }
+    }
+  }
+  CHECK(together == alone);
+}
+
 // bfloat16 keeps 8 bits: on these models, whose logits reach 10, two or three layers of rounding
 // move a logit by up to about 0.2. MoBA cases are left out: a rounded gate may choose another
 // block.

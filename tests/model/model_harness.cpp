@@ -12,7 +12,7 @@ namespace moba::test {
 namespace {
 
 constexpr int kDefaultMobaBlockSize = 64;
-constexpr int kSpareBlocks = 3;  // so that a shuffled table is no permutation of a full pool
+constexpr int kSparePages = 3;  // so that a shuffled table is no permutation of a full pool
 
 int moba_block_size(const HarnessOptions& options, const ModelConfig& config) {
   if (options.moba_block_size) return *options.moba_block_size;
@@ -24,15 +24,16 @@ int moba_block_size(const HarnessOptions& options, const ModelConfig& config) {
 ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options)
     : options_(options), config_(load_model_config(dir)), context_(options.num_threads) {
   if (options_.max_num_batched_tokens == 0) {
-    options_.max_num_batched_tokens = static_cast<int>(options_.capacity);
+    options_.max_num_batched_tokens = static_cast<int>(options_.capacity * options_.num_seqs);
   }
   if (options_.max_model_len == 0) options_.max_model_len = options_.capacity;
 
   model_ =
       load_causal_lm(context_, dir, config_,
                      {options_.dtype, options_.max_model_len, options_.max_num_batched_tokens});
-  const std::int64_t num_pages =
-      (options_.capacity + options_.block_size - 1) / options_.block_size + kSpareBlocks;
+  sequences_.resize(static_cast<std::size_t>(options_.num_seqs));
+  pages_per_seq_ = (options_.capacity + options_.block_size - 1) / options_.block_size;
+  const std::int64_t num_pages = pages_per_seq_ * options_.num_seqs + kSparePages;
   const int moba_size = moba_block_size(options_, config_);
   cache_ = std::make_unique<KvPool>(
       Device{},
@@ -49,7 +50,7 @@ ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOption
   attention.softmax_scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
   attention.dtype = options_.dtype;
   attention.max_num_batched_tokens = options_.max_num_batched_tokens;
-  attention.max_num_seqs = 1;
+  attention.max_num_seqs = options_.num_seqs;
   attention.max_model_len = options_.max_model_len;
   attention_ = create_attention_backend(context_, attention);
 }
@@ -70,41 +71,61 @@ std::vector<int> ModelHarness::moba_attention(std::optional<int> topk,
   return result;
 }
 
-void ModelHarness::start(std::vector<int> layer_topk, unsigned page_seed) {
-  block_table_.resize(static_cast<std::size_t>(cache_->num_pages()));
-  std::iota(block_table_.begin(), block_table_.end(), 0);
-  if (page_seed != 0) {
-    std::shuffle(block_table_.begin(), block_table_.end(), std::mt19937(page_seed));
-  }
-  topk_.assign(layer_topk.begin(), layer_topk.end());
-  length_ = 0;
+void ModelHarness::start(std::vector<int> layer_topk, unsigned page_seed, int sequence) {
+  std::vector<std::int32_t> pages(static_cast<std::size_t>(cache_->num_pages()));
+  std::iota(pages.begin(), pages.end(), 0);
+  if (page_seed != 0) std::shuffle(pages.begin(), pages.end(), std::mt19937(page_seed));
+  const auto first = pages.begin() + static_cast<std::ptrdiff_t>(sequence * pages_per_seq_);
+  Sequence& s = sequences_.at(static_cast<std::size_t>(sequence));
+  s.block_table.assign(first, first + static_cast<std::ptrdiff_t>(pages_per_seq_));
+  s.layer_topk = std::move(layer_topk);
+  s.length = 0;
 }
 
 TensorView ModelHarness::append(std::span<const std::int32_t> ids) {
-  const auto count = static_cast<std::int64_t>(ids.size());
-  MOBA_CHECK(length_ + count <= options_.capacity, "harness: capacity ", options_.capacity,
-             " exceeded");
-  std::vector<std::int32_t> token_ids(ids.begin(), ids.end());
-  std::vector<std::int32_t> positions(ids.size());
-  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(length_));
-  KvWritePlan plan;
-  plan.append(block_table_, length_, count, cache_->config().block_size,
-              cache_->config().moba_block_size);
-  length_ += count;
+  const std::vector<Chunk> chunks{{0, ids}};
+  return append(chunks);
+}
 
-  const std::vector<std::int32_t> cu_seqlens{0, static_cast<std::int32_t>(count)};
-  const std::vector<std::int32_t> seq_lens{static_cast<std::int32_t>(length_)};
+TensorView ModelHarness::append(std::span<const Chunk> chunks) {
+  std::vector<std::int32_t> token_ids;
+  std::vector<std::int32_t> positions;
+  std::vector<std::int32_t> cu_seqlens{0};
+  std::vector<std::int32_t> seq_lens;
+  std::vector<std::int32_t> block_tables;
+  std::vector<std::int32_t> topk(static_cast<std::size_t>(config_.num_layers) * chunks.size());
+  KvWritePlan plan;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    Sequence& sequence = sequences_.at(static_cast<std::size_t>(chunks[i].sequence));
+    const auto count = static_cast<std::int64_t>(chunks[i].ids.size());
+    MOBA_CHECK(sequence.length + count <= options_.capacity, "harness: capacity ",
+               options_.capacity, " exceeded");
+    plan.append(sequence.block_table, sequence.length, count, cache_->config().block_size,
+                cache_->config().moba_block_size);
+    for (const std::int32_t id : chunks[i].ids) {
+      token_ids.push_back(id);
+      positions.push_back(static_cast<std::int32_t>(sequence.length++));
+    }
+    cu_seqlens.push_back(static_cast<std::int32_t>(token_ids.size()));
+    seq_lens.push_back(static_cast<std::int32_t>(sequence.length));
+    block_tables.insert(block_tables.end(), sequence.block_table.begin(),
+                        sequence.block_table.end());
+    for (std::size_t layer = 0; layer < sequence.layer_topk.size(); ++layer) {
+      topk[layer * chunks.size() + i] = sequence.layer_topk[layer];
+    }
+  }
   AttentionMetadata metadata;
-  metadata.num_seqs = 1;
+  metadata.num_seqs = static_cast<int>(chunks.size());
   metadata.cu_seqlens_q = cu_seqlens;
   metadata.seq_lens = seq_lens;
-  metadata.block_tables = block_table_;
-  metadata.max_blocks_per_seq = static_cast<int>(block_table_.size());
-  metadata.moba_topk = topk_;
+  metadata.block_tables = block_tables;
+  metadata.max_blocks_per_seq = static_cast<int>(pages_per_seq_);
+  metadata.moba_topk = topk;
   attention_->plan(metadata);
 
-  const ForwardBatch batch{TensorView(token_ids.data(), DType::kInt32, {count}),
-                           TensorView(positions.data(), DType::kInt32, {count}), &plan};
+  const auto num_tokens = static_cast<std::int64_t>(token_ids.size());
+  const ForwardBatch batch{TensorView(token_ids.data(), DType::kInt32, {num_tokens}),
+                           TensorView(positions.data(), DType::kInt32, {num_tokens}), &plan};
   return model_->forward(batch, *cache_, *attention_);
 }
 

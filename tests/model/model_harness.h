@@ -1,4 +1,4 @@
-// Runs one sequence through a model without the engine: cache, attention backend and forward pass.
+// Runs sequences through a model without the engine: cache, attention backend and forward pass.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,18 @@ namespace moba::test {
 struct HarnessOptions {
   DType dtype = DType::kFloat32;
   int num_threads = 2;
-  int block_size = 16;                 // tokens per page
-  std::int64_t max_model_len = 0;      // 0: enough for `capacity`
-  std::int64_t capacity = 512;         // tokens that the sequence may grow to
-  int max_num_batched_tokens = 0;      // 0: capacity
+  int block_size = 16;             // tokens per page
+  std::int64_t max_model_len = 0;  // 0: enough for `capacity`
+  int num_seqs = 1;
+  std::int64_t capacity = 512;         // tokens that a sequence may grow to
+  int max_num_batched_tokens = 0;      // 0: all sequences at capacity
   std::optional<int> moba_block_size;  // else the checkpoint's, else 64
+};
+
+// The next tokens of a sequence.
+struct Chunk {
+  int sequence = 0;
+  std::span<const std::int32_t> ids;
 };
 
 class ModelHarness {
@@ -38,20 +45,21 @@ class ModelHarness {
   std::vector<int> moba_attention(std::optional<int> topk = std::nullopt,
                                   std::optional<std::vector<int>> full_layers = {}) const;
 
-  // Begins a new sequence; `page_seed` shuffles where its pages lie.
-  void start(std::vector<int> layer_topk, unsigned page_seed = 0);
-  // Runs the sequence's next tokens as one chunk; the hidden states [ids.size(), hidden_size] are
-  // valid until the next call.
+  // Begins a sequence anew. `page_seed` shuffles where the pages of all sequences lie: give all the
+  // same, and begin all before the first append().
+  void start(std::vector<int> layer_topk, unsigned page_seed = 0, int sequence = 0);
+  // Runs the chunks as one batch, in the order given, at most one a sequence. The hidden states
+  // [num_tokens, hidden_size] are valid until the next call.
+  TensorView append(std::span<const Chunk> chunks);
+  // Of sequence 0.
   TensorView append(std::span<const std::int32_t> ids);
   // Logits [rows, vocab_size] of hidden states.
   std::vector<float> logits(const TensorView& hidden);
-  // Starts over and runs `ids` in chunks of the given sizes (0 or nothing: the rest at once).
-  // Returns the logits of all positions in `rows`, one after the other.
+  // Starts sequence 0 over and runs `ids` in chunks of the given sizes (0 or nothing: the rest at
+  // once). Returns the logits of all positions in `rows`, one after the other.
   std::vector<float> run(std::span<const std::int32_t> ids, std::span<const int> chunk_sizes,
                          std::span<const int> rows, std::vector<int> layer_topk,
                          unsigned page_seed = 0);
-
-  std::int64_t length() const { return length_; }
 
  private:
   HarnessOptions options_;
@@ -60,9 +68,13 @@ class ModelHarness {
   std::unique_ptr<CausalLM> model_;
   std::unique_ptr<KvPool> cache_;
   std::unique_ptr<AttentionBackend> attention_;
-  std::vector<std::int32_t> block_table_;
-  std::vector<std::int32_t> topk_;  // [num_layers, 1]
-  std::int64_t length_ = 0;
+  struct Sequence {
+    std::vector<std::int32_t> block_table;
+    std::vector<int> layer_topk;
+    std::int64_t length = 0;
+  };
+  std::vector<Sequence> sequences_;
+  std::int64_t pages_per_seq_ = 0;
 };
 
 // Sizes that cut `length` tokens at random places into 1 to 6 chunks.
