@@ -46,6 +46,8 @@ class AddedTokenMatcher {
 
   // Cost: the length of the text times at most the longest content; tokens that start with a rare
   // byte cost nothing elsewhere. A special token is passed over unless `parse_special_tokens`.
+  // White space that a token has taken is not looked at again (Hugging Face's tokenizers finds a
+  // token of spaces in it a second time).
   std::vector<Segment> find(std::string_view text, bool parse_special_tokens) const;
 
  private:
