@@ -59,6 +59,7 @@ LinearBlock make_block(const TensorView& x, const LinearTask& task, std::int64_t
   block.m = m;
   block.n = n;
   block.k = k;
+  block.k_block = linear_k_block(k);
   block.output_stride = columns;
   block.x_dtype = x.dtype();
   block.weight_dtype = task.weight.dtype();

@@ -268,17 +268,17 @@ void linear_block(const LinearBlock& block, void* scratch) {
   auto* sums = reinterpret_cast<float*>(bytes);
 
   const std::int64_t num_tiles = rows / kRowTile;
-  const std::int64_t k_block = linear_k_block(block.k);
-  for (std::int64_t k0 = 0; k0 < block.k; k0 += k_block) {
-    const std::int64_t k = min(k_block, block.k - k0);
+  for (std::int64_t k0 = 0; k0 < block.k; k0 += block.k_block) {
+    const std::int64_t k = min(block.k_block, block.k - k0);
     const std::int64_t steps = (k + kStep - 1) / kStep;
     pack_rows(block.x, block.x_dtype, k0, block.k, block.m, k, kRowTile, x_tiles);
     for (std::int64_t n = 0; n < block.n; n += kColumnTile) {
       pack_rows(block.weight, block.weight_dtype, n * block.k + k0, block.k,
                 min(kColumnTile, block.n - n), k, kColumnTile, w_tiles);
       const std::int64_t next = n + kColumnTile;
-      const Prefetch prefetch = next < block.n ? Prefetch(block, next, k0, k, num_tiles)
-                                               : Prefetch(block, 0, k0 + k, k_block, num_tiles);
+      const Prefetch prefetch = next < block.n
+                                    ? Prefetch(block, next, k0, k, num_tiles)
+                                    : Prefetch(block, 0, k0 + k, block.k_block, num_tiles);
       for (std::int64_t tile = 0; tile < num_tiles; ++tile) {
         prefetch.run(tile);
         multiply_tile(x_tiles + tile * kRowTile * steps * kStep, w_tiles, steps, k0 == 0,
@@ -360,7 +360,6 @@ void multiply_streams(const Element* x, std::int64_t x_stride, const W* const* w
 template <int kRows, int kColumns, typename W>
 void direct_rows(const LinearBlock& block, std::int64_t m0, float* sums, std::int64_t ldc) {
   const std::int64_t stride = prepared_stride(block.k);
-  const std::int64_t k_block = linear_k_block(block.k);
   const Element* x = static_cast<const Element*>(block.x) + m0 * stride;
   const W* weight = static_cast<const W*>(block.weight);
   float tile[kRows * kColumns];
@@ -369,7 +368,7 @@ void direct_rows(const LinearBlock& block, std::int64_t m0, float* sums, std::in
   const std::int64_t per_stream = block.n / kColumns;
   for (std::int64_t r = 0; r < per_stream; ++r) {
     for (int j = 0; j < kColumns; ++j) rows[j] = weight + (j * per_stream + r) * block.k;
-    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, k_block, tile);
+    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, block.k_block, tile);
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < kColumns; ++j) {
         sums[(m0 + i) * ldc + j * per_stream + r] = tile[i * kColumns + j];
@@ -382,7 +381,7 @@ void direct_rows(const LinearBlock& block, std::int64_t m0, float* sums, std::in
     for (int j = 0; j < kColumns; ++j) {
       rows[j] = weight + (done + (j < rest ? j : rest - 1)) * block.k;
     }
-    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, k_block, tile);
+    multiply_streams<kRows, kColumns>(x, stride, rows, block.k, block.k_block, tile);
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < rest; ++j) sums[(m0 + i) * ldc + done + j] = tile[i * kColumns + j];
     }

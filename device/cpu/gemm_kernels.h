@@ -40,6 +40,7 @@ struct LinearBlock {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
+  std::int64_t k_block = 0;  // linear_k_block(k)
   std::int64_t output_stride = 0;
   DType x_dtype = DType::kFloat32;
   DType weight_dtype = DType::kFloat32;

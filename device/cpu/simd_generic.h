@@ -70,8 +70,11 @@ MOBA_SIMD_INLINE Vec load(const BFloat16* p) {
   return from_bits(bits << 16);
 }
 MOBA_SIMD_INLINE Vec load(const Float16* p) {
-  return {FloatLanes{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
-                     static_cast<float>(p[3])}};
+  const UintLanes half = {p[0].bits, p[1].bits, p[2].bits, p[3].bits};
+  // The product with 2^(127 - 15) moves the exponent and makes subnormals normal, both exactly.
+  const Vec scaled = from_bits((half & 0x7fffU) << 13) * broadcast(0x1p112F);
+  const UintLanes all_ones = UintLanes((half & 0x7c00U) == 0x7c00U) & 0x7f800000U;
+  return from_bits(bits_of(scaled) | all_ones | (half & 0x8000U) << 16);
 }
 template <typename T>
 MOBA_SIMD_INLINE Vec load_partial(const T* p, int n) {
