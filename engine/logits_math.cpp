@@ -14,17 +14,25 @@ namespace {
 constexpr std::size_t kLanes = 16;
 // Elements looked at together where most of a row is skipped.
 constexpr std::size_t kBlock = 64;
+// Exponentials held at a time where only their sum is wanted.
+constexpr std::size_t kSumBlock = 1024;
 
-// As exp_nonpositive, but -infinity and NaN are not looked after: the caller's arguments are
-// finite or -infinity only where the clamp catches them.
+// e^x for x <= 0; NaN gives 0. The range is tested on the bits: a comparison of floats might trap,
+// which keeps the compiler from turning it into a choice and vectorising.
 inline float exp_core(float x) {
   // Cody and Waite: e^x = 2^n e^r, |r| <= ln(2)/2; polynomial of Cephes' expf.
   constexpr float kLog2E = 1.44269504088896341F;
   constexpr float kLn2High = 0.693359375F;
   constexpr float kLn2Low = -2.12194440e-4F;
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x < -87.0F ? -87.0F : x;
-  const float n = (clamped * kLog2E + kRound) - kRound;
+  constexpr auto kLeast = std::bit_cast<std::int32_t>(-87.0F);
+  // With the sign set, a float of larger magnitude is a larger integer.
+  const std::int32_t bits =
+      std::bit_cast<std::int32_t>(x) | std::numeric_limits<std::int32_t>::min();
+  const std::int32_t too_small = -static_cast<std::int32_t>(bits > kLeast);
+  const auto clamped = std::bit_cast<float>((bits & ~too_small) | (kLeast & too_small));
+  const float shifted = clamped * kLog2E + kRound;
+  const float n = shifted - kRound;
   const float r = (clamped - n * kLn2High) - n * kLn2Low;
   float p = 1.9875691500e-4F;
   p = p * r + 1.3981999507e-3F;
@@ -33,9 +41,30 @@ inline float exp_core(float x) {
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
   p = p * r * r + r + 1.0F;
-  const auto exponent = static_cast<std::uint32_t>((static_cast<std::int32_t>(n) + 127) << 23);
+  // The low bits of the shifted number are n: into the exponent.
+  const std::int32_t exponent =
+      (std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(kRound) + 127) *
+      (1 << 23);
   const float value = p * std::bit_cast<float>(exponent);
-  return x < -87.0F ? 0.0F : value;
+  return std::bit_cast<float>(std::bit_cast<std::int32_t>(value) & ~too_small);
+}
+
+void exp_block(const float* row, std::size_t n, float max, float scale, float* weights) {
+  for (std::size_t i = 0; i < n; ++i) weights[i] = exp_core((row[i] - max) * scale);
+}
+
+double sum_block(const float* values, std::size_t n) {
+  std::array<double, kLanes> sums{};
+  const std::size_t whole = n / kLanes * kLanes;
+  for (std::size_t i = 0; i < whole; i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      sums[lane] += static_cast<double>(values[i + lane]);
+    }
+  }
+  double sum = 0;
+  for (const double lane : sums) sum += lane;
+  for (std::size_t i = whole; i < n; ++i) sum += static_cast<double>(values[i]);
+  return sum;
 }
 
 bool before(const std::pair<std::int32_t, float>& a, const std::pair<std::int32_t, float>& b) {
@@ -77,37 +106,17 @@ RowMax row_max(std::span<const float> row) {
 }
 
 double exp_weights(std::span<const float> row, float max, float scale, std::span<float> weights) {
-  std::array<double, kLanes> sums{};
-  const std::size_t whole = row.size() / kLanes * kLanes;
-  for (std::size_t i = 0; i < whole; i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      weights[i + lane] = exp_core((row[i + lane] - max) * scale);
-    }
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      sums[lane] += static_cast<double>(weights[i + lane]);
-    }
-  }
-  double sum = 0;
-  for (const double lane : sums) sum += lane;
-  for (std::size_t i = whole; i < row.size(); ++i) {
-    weights[i] = exp_core((row[i] - max) * scale);
-    sum += static_cast<double>(weights[i]);
-  }
-  return sum;
+  exp_block(row.data(), row.size(), max, scale, weights.data());
+  return sum_block(weights.data(), row.size());
 }
 
 double log_sum_exp(std::span<const float> row, float max) {
-  std::array<double, kLanes> sums{};
-  const std::size_t whole = row.size() / kLanes * kLanes;
-  for (std::size_t i = 0; i < whole; i += kLanes) {
-    std::array<float, kLanes> e;
-    for (std::size_t lane = 0; lane < kLanes; ++lane) e[lane] = exp_core(row[i + lane] - max);
-    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += static_cast<double>(e[lane]);
-  }
+  std::array<float, kSumBlock> weights;
   double sum = 0;
-  for (const double lane : sums) sum += lane;
-  for (std::size_t i = whole; i < row.size(); ++i) {
-    sum += static_cast<double>(exp_core(row[i] - max));
+  for (std::size_t i = 0; i < row.size(); i += kSumBlock) {
+    const std::size_t n = std::min(kSumBlock, row.size() - i);
+    exp_block(row.data() + i, n, max, 1.0F, weights.data());
+    sum += sum_block(weights.data(), n);
   }
   return static_cast<double>(max) + std::log(sum);
 }
