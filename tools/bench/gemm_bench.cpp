@@ -1,6 +1,7 @@
 // Speed of linear() beside oneDNN and OpenBLAS: same machine, threads, shapes and run.
 //
 //   gemm_bench [--threads N] [--repeats N] [--shape MxKxN]... [--dtype float32|bfloat16]
+//              [--isa generic|avx2|avx512|avx512_bf16]
 //
 // GFLOP/s is 2 m n k / median time; GB/s counts the weights once. The libraries multiply in the
 // weights' dtype where they can on this processor; beside bfloat16 weights the float32 products
@@ -34,6 +35,7 @@ struct ProductShape {
 struct Options {
   int threads = 0;
   int repeats = 9;
+  cpu::Isa isa = cpu::best_isa();
   std::vector<ProductShape> shapes;
   std::vector<DType> dtypes;
 };
@@ -57,6 +59,12 @@ Options parse(int argc, char** argv) {
     } else if (flag == "--dtype") {
       MOBA_CHECK(value == "float32" || value == "bfloat16", "--dtype ", value);
       options.dtypes.push_back(value == "float32" ? DType::kFloat32 : DType::kBFloat16);
+    } else if (flag == "--isa") {
+      const std::vector<cpu::Isa> isas = cpu::available_isas();
+      const auto found = std::find_if(isas.begin(), isas.end(),
+                                      [&](cpu::Isa isa) { return value == cpu::isa_name(isa); });
+      MOBA_CHECK(found != isas.end(), "--isa ", value, ": not on this processor");
+      options.isa = *found;
     } else {
       throw Error(concat("unknown option ", flag));
     }
@@ -140,7 +148,7 @@ void run_shape(DeviceContext& context, const Options& options, const ProductShap
 int run(int argc, char** argv) {
   refuse_debug_build();
   const Options options = parse(argc, argv);
-  DeviceContext context(options.threads);
+  DeviceContext context(options.threads, options.isa);
   print_environment(context);
   const double bandwidth = read_bandwidth(context, kBandwidthBytes);
   std::printf("# bandwidth   %.2f GB/s read, %zu MiB\n", bandwidth * 1e-9, kBandwidthBytes >> 20);
