@@ -26,6 +26,7 @@ SchedulerConfig scheduler_config(const EngineCoreConfig& config) {
   result.max_num_seqs = config.scheduler.max_num_seqs;
   result.block_size = config.geometry.block_size;
   result.num_pages = config.num_pages;
+  result.long_prefill_token_threshold = config.scheduler.long_prefill_token_threshold;
   return result;
 }
 
@@ -128,6 +129,7 @@ std::unique_ptr<ActiveRequest> EngineCore::prepare(Request request, Callbacks ca
       prompt_len + (generates ? 1 : 0) <= max_len,
       concat("the prompt has ", prompt_len, " tokens",
              generates ? " and the output at least 1" : "", ", max_model_len is ", max_len));
+  sequence.priority = active->request.priority;
   sequence.num_prompt_tokens = prompt_len;
   sequence.max_num_tokens =
       std::min<std::int64_t>(max_len, prompt_len + params.max_tokens.value_or(max_len));

@@ -33,6 +33,8 @@ void check_options(const EngineConfig& config) {
   const SchedulerOptions& scheduler = config.scheduler;
   in_range("max_num_batched_tokens", scheduler.max_num_batched_tokens, 1, kMaxBatchedTokens);
   in_range("max_num_seqs", scheduler.max_num_seqs, 1, kMaxSeqs);
+  in_range("long_prefill_token_threshold", scheduler.long_prefill_token_threshold, 0,
+           kMaxBatchedTokens);
   in_range("max_num_queued", scheduler.max_num_queued, 0, kMaxQueued);
   MOBA_CHECK(!config.model.empty(), "no model directory is given");
 }

@@ -39,15 +39,11 @@ void Scheduler::add(Sequence* sequence) {
   const std::int64_t needed = pages_needed(*sequence);
   MOBA_CHECK(needed <= config_.num_pages, "a sequence of ", sequence->max_num_tokens,
              " tokens needs ", needed, " pages of KV cache, and there are ", config_.num_pages);
-  waiting_.push_back(sequence);
+  waiting_.insert(sequence);
 }
 
 void Scheduler::remove(Sequence* sequence) {
-  const auto waiting = std::find(waiting_.begin(), waiting_.end(), sequence);
-  if (waiting != waiting_.end()) {
-    waiting_.erase(waiting);
-    return;
-  }
+  if (waiting_.erase(sequence) > 0) return;
   const auto running = std::find(running_.begin(), running_.end(), sequence);
   MOBA_CHECK(running != running_.end(), "sequence ", sequence->id, " is not scheduled");
   running_.erase(running);
@@ -58,12 +54,13 @@ void Scheduler::remove(Sequence* sequence) {
 
 void Scheduler::admit() {
   while (!waiting_.empty() && running_.size() < static_cast<std::size_t>(config_.max_num_seqs)) {
-    Sequence* sequence = waiting_.front();
+    Sequence* sequence = *waiting_.begin();
     const std::int64_t needed = pages_needed(*sequence);
     if (claimed_pages_ + needed > config_.num_pages) return;
     claimed_pages_ += needed;
-    waiting_.pop_front();
-    running_.push_back(sequence);
+    waiting_.erase(waiting_.begin());
+    running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ByRank{}),
+                    sequence);
   }
 }
 
@@ -80,20 +77,48 @@ void Scheduler::give(Sequence* sequence, std::int64_t num_tokens) {
   plan_.num_tokens += num_tokens;
 }
 
+// Fills in what shares_ are given: even parts of the budget, at most `most` each; what one leaves
+// goes to those after it, then to those before.
+void Scheduler::share_out(std::int64_t budget, std::int64_t most) {
+  std::int64_t left = static_cast<std::int64_t>(shares_.size());
+  for (Share& share : shares_) {
+    share.given = std::min({share.wanted, most, (budget + left - 1) / left});
+    budget -= share.given;
+    --left;
+  }
+  for (Share& share : shares_) {
+    const std::int64_t more = std::min({share.wanted - share.given, most - share.given, budget});
+    share.given += more;
+    budget -= more;
+  }
+}
+
 const StepPlan& Scheduler::schedule() {
   plan_.chunks.clear();
   plan_.num_tokens = 0;
+  shares_.clear();
   admit();
   std::int64_t budget = config_.max_num_batched_tokens;
-  for (const bool single : {true, false}) {
-    for (Sequence* sequence : running_) {
-      if (budget == 0) break;
-      const std::int64_t wanted = next_tokens(*sequence);
-      if (wanted == 0 || (wanted == 1) != single) continue;
-      const std::int64_t given = std::min(wanted, budget);
-      give(sequence, given);
-      budget -= given;
+  bool generates = false;
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    const std::int64_t wanted = next_tokens(*running_[i]);
+    if (wanted == 0) continue;
+    if (wanted > 1) {
+      // The first in rank is sure of a token.
+      if (i == 0) --budget;
+      shares_.push_back({i, wanted, 0});
+    } else if (budget > 0) {
+      give(running_[i], 1);
+      --budget;
+      generates = true;
     }
+  }
+  if (shares_.empty()) return plan_;
+  if (shares_.front().running == 0) ++budget;
+  const bool bounded = generates && config_.long_prefill_token_threshold > 0;
+  share_out(budget, bounded ? config_.long_prefill_token_threshold : budget);
+  for (const Share& share : shares_) {
+    if (share.given > 0) give(running_[share.running], share.given);
   }
   return plan_;
 }

@@ -11,6 +11,7 @@ namespace moba {
 // Owned by the engine; the scheduler moves it along. Plain data, no locking.
 struct Sequence {
   std::int64_t id = 0;  // order of arrival, unique
+  int priority = 0;     // smaller goes first; set before the scheduler sees it, as is id
 
   std::vector<std::int32_t> tokens;  // the prompt, then the output
   std::int64_t num_prompt_tokens = 0;

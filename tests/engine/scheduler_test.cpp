@@ -74,6 +74,70 @@ TEST_CASE("sequences that generate go before a long prompt", "[scheduler]") {
   CHECK(plan.chunks[1].num_tokens == 7);
 }
 
+TEST_CASE("long prompts share a step evenly", "[scheduler]") {
+  Scheduler scheduler(make_config(30, 4, 100));
+  const auto a = make_sequence(1, 100, 5);
+  const auto b = make_sequence(2, 4, 5);
+  const auto c = make_sequence(3, 100, 5);
+  for (Sequence* sequence : {a.get(), b.get(), c.get()}) scheduler.add(sequence);
+  const StepPlan& plan = scheduler.schedule();
+  REQUIRE(plan.chunks.size() == 3);
+  CHECK(plan.chunks[0].num_tokens == 10);
+  CHECK(plan.chunks[1].num_tokens == 4);
+  CHECK(plan.chunks[2].num_tokens == 16);  // and what the second leaves
+}
+
+TEST_CASE("a long prompt takes a bounded part while another generates", "[scheduler]") {
+  SchedulerConfig config = make_config(30, 4, 100);
+  config.long_prefill_token_threshold = 6;
+  Scheduler scheduler(config);
+  const auto generating = make_sequence(1, 2, 50);
+  const auto a = make_sequence(2, 60, 5);
+  const auto b = make_sequence(3, 60, 5);
+  scheduler.add(generating.get());
+  step(scheduler);
+  scheduler.add(a.get());
+  scheduler.add(b.get());
+  CHECK(scheduler.schedule().num_tokens == 1 + 6 + 6);
+  scheduler.remove(generating.get());
+  CHECK(scheduler.schedule().num_tokens == 30);
+}
+
+TEST_CASE("smaller priorities go first, then arrival", "[scheduler]") {
+  Scheduler scheduler(make_config(8, 1, 100));
+  const auto a = make_sequence(1, 4, 1);
+  const auto b = make_sequence(2, 4, 1);
+  const auto c = make_sequence(3, 4, 1);
+  a->priority = 5;
+  b->priority = -1;
+  c->priority = -1;
+  for (Sequence* sequence : {a.get(), c.get(), b.get()}) scheduler.add(sequence);
+  std::vector<std::int64_t> order;
+  for (int i = 0; i < 3; ++i) {
+    Sequence* sequence = scheduler.schedule().chunks.at(0).sequence;
+    order.push_back(sequence->id);
+    scheduler.complete_step();
+    scheduler.remove(sequence);
+  }
+  CHECK(order == std::vector<std::int64_t>{2, 3, 1});
+}
+
+TEST_CASE("the first in rank gets a token however small the budget", "[scheduler]") {
+  Scheduler scheduler(make_config(2, 4, 100));
+  const auto prompt = make_sequence(1, 20, 1);
+  scheduler.add(prompt.get());
+  std::vector<std::unique_ptr<Sequence>> others;
+  for (int i = 0; i < 3; ++i) {
+    others.push_back(make_sequence(2 + i, 1, 50));
+    scheduler.add(others.back().get());
+  }
+  for (int i = 0; i < 19; ++i) {
+    const std::int64_t before = prompt->num_computed_tokens;
+    step(scheduler);
+    REQUIRE(prompt->num_computed_tokens > before);
+  }
+}
+
 TEST_CASE("a chunk ends with the prompt where the modes differ", "[scheduler]") {
   Scheduler scheduler(make_config(100, 4, 100));
   auto sequence = make_sequence(1, 10, 8);
@@ -124,8 +188,9 @@ TEST_CASE("random arrivals and cancels keep the promises", "[scheduler]") {
   const auto between = [&random](int low, int high) {
     return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
   };
-  const SchedulerConfig config =
+  SchedulerConfig config =
       make_config(between(1, 40), between(1, 6), between(8, 60), between(1, 9));
+  config.long_prefill_token_threshold = between(0, 10);
   Scheduler scheduler(config);
   std::map<std::int64_t, std::unique_ptr<Sequence>> alive;
   std::int64_t next_id = 0;
@@ -136,6 +201,7 @@ TEST_CASE("random arrivals and cancels keep the promises", "[scheduler]") {
       const auto prompt = std::min<std::int64_t>(between(1, 120), capacity);
       auto sequence = make_sequence(next_id++, prompt,
                                     std::min<std::int64_t>(between(0, 30), capacity + 1 - prompt));
+      sequence->priority = between(0, 2);
       scheduler.add(sequence.get());
       alive.emplace(sequence->id, std::move(sequence));
     }

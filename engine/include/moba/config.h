@@ -50,6 +50,9 @@ struct SchedulerOptions {
   int max_num_batched_tokens = 2048;
   // Sequences in one step.
   int max_num_seqs = 16;
+  // While some request generates, a prompt takes at most that many tokens of each step, so that the
+  // others' tokens keep coming; 0: as many as there are.
+  int long_prefill_token_threshold = 512;
   // Requests that may wait beside those; one more is refused.
   int max_num_queued = 1024;
 };
