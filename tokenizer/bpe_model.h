@@ -25,14 +25,16 @@ struct BpeMerge {
 };
 
 struct BpeOptions {
-  bool byte_level = false;  // words are bytes, spelled in the vocabulary in the byte-level
-                            // alphabet; else UTF-8 characters
-  bool byte_fallback =
-      false;  // a character outside the vocabulary becomes its bytes' tokens "<0x..>"
-  bool ignore_merges =
-      false;              // a word that is an entry of the vocabulary becomes that token at once
-  bool fuse_unk = false;  // neighbouring unknown characters become one unknown token
-  std::optional<TokenId> unk;  // without it unknown characters vanish
+  // Words are bytes, spelled in the vocabulary in the byte-level alphabet; else UTF-8 characters.
+  bool byte_level = false;
+  // A character outside the vocabulary becomes its bytes' tokens "<0x..>".
+  bool byte_fallback = false;
+  // A word that is an entry of the vocabulary becomes that token at once.
+  bool ignore_merges = false;
+  // Neighbouring unknown characters become one unknown token.
+  bool fuse_unk = false;
+  // Without it unknown characters vanish.
+  std::optional<TokenId> unk;
 };
 
 // Immutable after construction; safe from several threads, each with its own BpeWordEncoder.
@@ -58,9 +60,9 @@ class BpeModel {
 
   BpeOptions options_;
   std::vector<Rule> rules_;  // open addressing by pair
-  std::array<TokenId, 256>
-      byte_tokens_;               // byte level: token of each byte; else "<0x..>"; -1 = none
-  bool has_byte_tokens_ = false;  // all 256
+  // Token of each byte: its letter of the byte-level alphabet, or "<0x..>"; -1 = none.
+  std::array<TokenId, 256> byte_tokens_;
+  bool has_byte_tokens_ = false;                       // all 256
   std::unordered_map<char32_t, TokenId> char_tokens_;  // not byte level
   StringIndex whole_words_;        // ignore_merges: entries by the text they stand for
   std::size_t longest_entry_ = 0;  // bytes

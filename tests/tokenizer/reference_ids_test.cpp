@@ -1,6 +1,8 @@
 // Ids against the reference implementations, on hard texts, random texts, a stretch of a novel and
 // every character of Unicode 14.
+#include <atomic>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/catch.h"
@@ -91,6 +93,30 @@ TEST_CASE("ids without legacy equal the reference: mistral-v1") {
 }
 TEST_CASE("ids without legacy equal the reference: the embedded model") {
   check_without_legacy("moba-books-19m");
+}
+
+TEST_CASE("one tokenizer serves several threads") {
+  for (const std::string name : {"qwen3", "moba-books-19m"}) {
+    INFO(name);
+    const auto tokenizer = shared_tokenizer(name);
+    std::vector<std::vector<TokenId>> expected;
+    for (const NamedText& text : hard_texts()) {
+      expected.push_back(tokenizer->encode(text.text, {true, true}));
+    }
+    std::atomic<int> wrong = 0;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        for (std::size_t k = 0; k < expected.size(); ++k) {
+          const std::string& text = hard_texts()[k].text;
+          if (tokenizer->encode(text, {true, true}) != expected[k]) ++wrong;
+          if (tokenizer->decode(expected[k], true).size() > 100 * text.size() + 100) ++wrong;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("decoding gives the text back") {
