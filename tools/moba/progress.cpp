@@ -65,6 +65,7 @@ std::string progress_line(const std::string& label, std::int64_t done, std::int6
                           double seconds, int width) {
   constexpr int kMaxBar = 40;
   constexpr int kMinBar = 8;
+  constexpr int kMargin = 3;  // room for the ^C that terminals show
   const double part =
       std::clamp(ratio(static_cast<double>(done), static_cast<double>(total)), 0.0, 1.0);
   const double rate = ratio(static_cast<double>(done), seconds);
@@ -74,7 +75,7 @@ std::string progress_line(const std::string& label, std::int64_t done, std::int6
     tail += fmt::format("  {:.0f} tok/s  {} left", rate,
                         short_time(static_cast<double>(total - done) / rate));
   }
-  const int room = width - 1 - static_cast<int>(label.size() + tail.size()) - 3;
+  const int room = width - kMargin - static_cast<int>(label.size() + tail.size()) - 3;
   std::string line = label + tail;
   if (room >= kMinBar) {
     const int bar = std::min(room, kMaxBar);
@@ -83,7 +84,7 @@ std::string progress_line(const std::string& label, std::int64_t done, std::int6
            (full < bar ? ">" : "") +
            std::string(static_cast<std::size_t>(std::max(bar - full - 1, 0)), ' ') + "]" + tail;
   }
-  return line.substr(0, static_cast<std::size_t>(std::max(width - 1, 0)));
+  return line.substr(0, static_cast<std::size_t>(std::max(width - kMargin, 0)));
 }
 
 }  // namespace moba::cli

@@ -30,7 +30,7 @@ class ProgressBar {
   Clock::time_point last_;
 };
 
-// The bar's line for a terminal of `width` columns; never longer than width - 1.
+// The bar's line for a terminal of `width` columns; never longer than width - 3.
 std::string progress_line(const std::string& label, std::int64_t done, std::int64_t total,
                           double seconds, int width);
 
