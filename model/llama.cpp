@@ -12,6 +12,7 @@
 #include "device/check.h"
 #include "device/gemm.h"
 #include "device/ops.h"
+#include "model/json_file.h"
 #include "model/rope.h"
 #include "model/weights.h"
 
@@ -107,11 +108,13 @@ LlamaWeights load_weights(const ModelConfig& config, Weights& from) {
   return weights;
 }
 
+// To the engine's logger, if there is an engine.
 void warn_of_unused(const Weights& weights, const std::filesystem::path& dir) {
   const std::vector<std::string> unused = weights.unused();
-  if (unused.empty()) return;
-  spdlog::warn("{}: {} tensors are not used by this model, the first is {}", dir.string(),
-               unused.size(), unused.front());
+  const std::shared_ptr<spdlog::logger> logger = spdlog::get("moba");
+  if (unused.empty() || logger == nullptr) return;
+  logger->warn("{}: {} tensors are not used by this model, the first is {}", dir.string(),
+               unused.size(), in_quotes(unused.front()));
 }
 
 // Everything forward() writes, allocated once. The attention and the MLP of a layer take turns in
