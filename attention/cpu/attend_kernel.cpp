@@ -1,6 +1,7 @@
 // Compiled once for each instruction set; see device/cpu/simd.h for what may stand here.
 #include "attention/cpu/attention_kernels.h"
 #include "attention/cpu/dot_panels.h"
+#include "attention/cpu/exp2.h"
 #include "device/cpu/simd.h"
 
 namespace moba::cpu::MOBA_SIMD_NS {
@@ -20,7 +21,27 @@ struct Pass {
   SoftmaxState state;
   alignas(64) float scores[kPassRows * kTileKeys];
   alignas(64) float rescale[kPassRows];  // of what the state holds
+  // What is still to be prefetched, and how much of it at each step.
+  const char* next_keys;
+  const char* next_values;
+  std::int64_t next_left;
+  std::int64_t next_step;
 };
+
+constexpr std::int64_t kCacheLine = 64;
+
+// One step's share. Spread over the work, as a burst would fill the queues of the memory system and
+// stall everything else.
+MOBA_SIMD_INLINE void prefetch_step(Pass& pass) {
+  const std::int64_t step = pass.next_left < pass.next_step ? pass.next_left : pass.next_step;
+  for (std::int64_t at = 0; at < step; at += kCacheLine) {
+    __builtin_prefetch(pass.next_keys + at, 0, 2);
+    __builtin_prefetch(pass.next_values + at, 0, 2);
+  }
+  pass.next_keys += step;
+  pass.next_values += step;
+  pass.next_left -= step;
+}
 
 int limit_of(const AttendTile& tile, const Pass& pass, int row) {
   return pass.limits != nullptr ? pass.limits[row] : tile.num_keys;
@@ -60,7 +81,7 @@ MOBA_SIMD_INLINE void score_rows(const AttendTile& tile, Pass& pass, int row, in
   }
 }
 
-void compute_scores(const AttendTile& tile, Pass& pass) {
+__attribute__((noinline)) void compute_scores(const AttendTile& tile, Pass& pass) {
   const auto panels_seen = [&](int last_row) {
     return (limit_of(tile, pass, last_row) + kPanelKeys - 1) / kPanelKeys;
   };
@@ -71,6 +92,7 @@ void compute_scores(const AttendTile& tile, Pass& pass) {
       const int seen = panels_seen(row + kGroupRows - 1);
       const int end = seen < panel + kGroupPanels ? seen : panel + kGroupPanels;
       score_rows<kGroupRows>(tile, pass, row, panel, end);
+      prefetch_step(pass);
     }
   }
   for_tail_rows(grouped, pass.num_rows, [&]<int kRows>(int row) {
@@ -81,6 +103,15 @@ void compute_scores(const AttendTile& tile, Pass& pass) {
 // The largest of a row's first `limit` scores.
 MOBA_SIMD_INLINE float largest_score(const float* scores, int limit) {
   Vec largest = broadcast(-kInfinity);
+  if (limit == kTileKeys) {
+    Vec other = largest;
+#pragma GCC unroll 16
+    for (int j = 0; j < kTileKeys; j += 2 * kWidth) {
+      largest = max(load(scores + j), largest);
+      other = max(load(scores + j + kWidth), other);
+    }
+    return reduce_max(max(largest, other));
+  }
   int j = 0;
   for (; j + kWidth <= limit; j += kWidth) largest = max(load(scores + j), largest);
   if (j < limit) {
@@ -90,17 +121,26 @@ MOBA_SIMD_INLINE float largest_score(const float* scores, int limit) {
   return reduce_max(largest);
 }
 
-// Scores to weights exp(scale * score - largest); zeros from `limit` on. Returns their sum.
+// Scores to weights 2^(scale * score - largest); zeros from `limit` on. Returns their sum.
 MOBA_SIMD_INLINE float to_weights(float* scores, int limit, Vec scale, Vec minus_largest) {
   Vec sum = zero();
+  if (limit == kTileKeys) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kTileKeys; j += kWidth) {
+      const Vec weight = exp2_nonpositive(fma(load(scores + j), scale, minus_largest));
+      store(scores + j, weight);
+      sum = sum + weight;
+    }
+    return reduce_add(sum);
+  }
   int j = 0;
   for (; j + kWidth <= limit; j += kWidth) {
-    const Vec weight = exp_nonpositive(fma(load(scores + j), scale, minus_largest));
+    const Vec weight = exp2_nonpositive(fma(load(scores + j), scale, minus_largest));
     store(scores + j, weight);
     sum = sum + weight;
   }
   if (j < limit) {
-    const Vec weight = exp_nonpositive(fma(load(scores + j), scale, minus_largest));
+    const Vec weight = exp2_nonpositive(fma(load(scores + j), scale, minus_largest));
     const Vec seen = select(first_lanes(limit - j), weight, zero());
     store(scores + j, seen);
     sum = sum + seen;
@@ -110,40 +150,52 @@ MOBA_SIMD_INLINE float to_weights(float* scores, int limit, Vec scale, Vec minus
   return reduce_add(sum);
 }
 
+// The first n lanes; whole vectors by plain instructions, as masked ones are slow.
+MOBA_SIMD_INLINE Vec load_lanes(const float* p, int n) {
+  return n == kWidth ? load(p) : load_partial(p, n);
+}
+MOBA_SIMD_INLINE void store_lanes(float* p, Vec v, int n) {
+  if (n == kWidth) {
+    store(p, v);
+  } else {
+    store_partial(p, v, n);
+  }
+}
+
 // Scores to weights relative to the new largest score of each row; sums and maxima of the state
 // follow.
-void compute_weights(const AttendTile& tile, Pass& pass) {
+__attribute__((noinline)) void compute_weights(const AttendTile& tile, Pass& pass) {
   alignas(64) float largest[kPassRows];
   alignas(64) float sums[kPassRows];
   const int n = pass.num_rows;
+  const float scale = tile.scale * kLog2E;
   for (int r = 0; r < n; ++r) {
     const float* scores = pass.scores + r * kTileKeys;
-    const int limit = limit_of(tile, pass, r);
-    largest[r] = largest_score(scores, limit) * tile.scale;
+    largest[r] = largest_score(scores, limit_of(tile, pass, r)) * scale;
   }
   for (int r = 0; r < n; r += kWidth) {
     const int width = n - r < kWidth ? n - r : kWidth;
     Vec now = load(largest + r);
     if (!tile.first) {
-      const Vec before = load_partial(pass.state.max + r, width);
+      const Vec before = load_lanes(pass.state.max + r, width);
       now = max(now, before);
-      store(pass.rescale + r, exp_nonpositive(before - now));
+      store(pass.rescale + r, exp2_nonpositive(before - now));
       store(largest + r, now);
     }
-    store_partial(pass.state.max + r, now, width);
+    store_lanes(pass.state.max + r, now, width);
   }
-  const Vec scale = broadcast(tile.scale);
+  const Vec scales = broadcast(scale);
   for (int r = 0; r < n; ++r) {
     float* scores = pass.scores + r * kTileKeys;
-    sums[r] = to_weights(scores, limit_of(tile, pass, r), scale, broadcast(-largest[r]));
+    sums[r] = to_weights(scores, limit_of(tile, pass, r), scales, broadcast(-largest[r]));
   }
   for (int r = 0; r < n; r += kWidth) {
     const int width = n - r < kWidth ? n - r : kWidth;
     Vec sum = load(sums + r);
     if (!tile.first) {
-      sum = fma(load_partial(pass.state.sum + r, width), load(pass.rescale + r), sum);
+      sum = fma(load_lanes(pass.state.sum + r, width), load(pass.rescale + r), sum);
     }
-    store_partial(pass.state.sum + r, sum, width);
+    store_lanes(pass.state.sum + r, sum, width);
   }
 }
 
@@ -166,16 +218,29 @@ MOBA_SIMD_INLINE void add_values(const AttendTile& tile, Pass& pass, int row, in
   const float* values = tile.values + d;
 #pragma GCC unroll 4
   for (int key = 0; key < num_keys; ++key) {
-    Vec value[kVecs];
+    // Which side stays in registers: whichever has fewer vectors.
+    if constexpr (kRows <= kVecs) {
+      Vec weight[kRows];
 #pragma GCC unroll 8
-    for (int j = 0; j < kVecs; ++j) value[j] = load(values + j * kWidth);
-    values += tile.value_stride;
+      for (int r = 0; r < kRows; ++r) weight[r] = broadcast(weights[r * kTileKeys + key]);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const Vec weight = broadcast(weights[r * kTileKeys + key]);
+      for (int j = 0; j < kVecs; ++j) {
+        const Vec value = load(values + j * kWidth);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) acc[r][j] = fma(weight, value[j], acc[r][j]);
+        for (int r = 0; r < kRows; ++r) acc[r][j] = fma(weight[r], value, acc[r][j]);
+      }
+    } else {
+      Vec value[kVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) value[j] = load(values + j * kWidth);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec weight = broadcast(weights[r * kTileKeys + key]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) acc[r][j] = fma(weight, value[j], acc[r][j]);
+      }
     }
+    values += tile.value_stride;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -204,7 +269,7 @@ MOBA_SIMD_INLINE int add_values_at(const AttendTile& tile, Pass& pass, int row, 
   return kWidth;
 }
 
-void accumulate_values(const AttendTile& tile, Pass& pass) {
+__attribute__((noinline)) void accumulate_values(const AttendTile& tile, Pass& pass) {
   const int grouped = pass.num_rows / kGroupRows * kGroupRows;
   const int padded = padded_dim(tile.head_dim);
   for (int d = 0; grouped > 0 && d < padded;) {
@@ -225,6 +290,14 @@ void accumulate_values(const AttendTile& tile, Pass& pass) {
 
 void attend_tile(const AttendTile& tile) {
   Pass pass;
+  pass.next_keys = static_cast<const char*>(tile.next_keys);
+  pass.next_values = static_cast<const char*>(tile.next_values);
+  pass.next_left = tile.next_keys != nullptr ? tile.next_bytes : 0;
+  // Steps of at least a group against a panel of keys and of dimensions each.
+  const std::int64_t steps = std::int64_t{tile.num_rows / kGroupRows} *
+                             (tile.num_keys + padded_dim(tile.head_dim)) /
+                             (kPanelKeys * kGroupPanels);
+  pass.next_step = steps == 0 ? 0 : (pass.next_left / steps / kCacheLine + 1) * kCacheLine;
   for (int row = 0; row < tile.num_rows; row += kPassRows) {
     const int left = tile.num_rows - row;
     pass.q = tile.q + row;

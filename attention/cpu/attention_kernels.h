@@ -17,11 +17,14 @@ namespace moba::cpu {
 inline constexpr int kTileKeys = 64;
 inline constexpr int kMaxHeadDim = 256;
 
+// Elements between the rows' lists of chosen blocks.
+constexpr int gate_stride(int count) { return (count + 15) / 16 * 16; }
+
 // Floats between rows of values and outputs in scratch memory.
 constexpr int padded_dim(int head_dim) { return (head_dim + 15) / 16 * 16; }
 
-// The state of online softmax for some rows. Over the keys seen so far: the largest score (times
-// the scale), sum exp(score - max) and sum exp(score - max) * value.
+// The state of online softmax for some rows. With x = log2(e) * scale * (q . k) for a key, over the
+// keys seen so far: the largest x, sum 2^(x - max) and sum 2^(x - max) * value.
 struct SoftmaxState {
   float* max;  // [num_rows]
   float* sum;  // [num_rows]; 0: nothing seen yet, max and out are not set
@@ -43,6 +46,11 @@ struct AttendTile {
   float scale;  // of the scores, positive
   bool first;   // the state is set, not continued
   SoftmaxState state;
+  // Brought to the cache meanwhile: next_bytes from each, keys and values of the tile to come. May
+  // be null.
+  const void* next_keys;
+  const void* next_values;
+  std::int64_t next_bytes;
 };
 
 // Rows against one tile of centroids.
@@ -56,8 +64,9 @@ struct GateTile {
   int first_block;  // of the tile
   int head_dim;
   int count;           // how many blocks a row keeps, >= 1
-  float* best_scores;  // [num_rows, count] falling; at first -infinity
-  std::int32_t* best;  // [num_rows, count] their blocks; at first -1
+  int best_stride;     // gate_stride(count)
+  float* best_scores;  // [num_rows, best_stride] falling; at first -infinity
+  std::int32_t* best;  // [num_rows, best_stride] their blocks; at first -1
 };
 
 // Keys with the lanes over keys: panels of as many keys as two vectors hold, each [head_dim][keys

@@ -23,6 +23,8 @@ void attend(const LayerRun& run, const QuerySpan& span, std::int64_t segment, Kv
   rows.first_position = span.first_position;
   const std::int64_t end =
       std::min(segment_begin(segment + 1), span.first_position + span.num_tokens);
+  rows.next_begin =
+      end == segment_begin(segment + 1) && segment + 1 < num_dense_segments(span) ? end : -1;
   attend_segment(run, rows, segment_begin(segment), end, reader, workspace, part);
 }
 

@@ -35,19 +35,31 @@ MOBA_SIMD_INLINE void dot_panels(const float* const* q, const float* keys, int h
   const std::int64_t panel_stride = std::int64_t{kPanelKeys} * head_dim;
 #pragma GCC unroll 4
   for (int d = 0; d < head_dim; ++d) {
-    Vec key[2 * kPanels];
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      key[2 * p] = load(keys + p * panel_stride);
-      key[2 * p + 1] = load(keys + p * panel_stride + kWidth);
+    // Which side stays in registers: whichever has fewer vectors.
+    if constexpr (kRows <= 2 * kPanels) {
+      Vec x[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) x[r] = broadcast(row[r][d]);
+#pragma GCC unroll 8
+      for (int j = 0; j < 2 * kPanels; ++j) {
+        const Vec key = load(keys + j / 2 * panel_stride + j % 2 * kWidth);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) acc[r][j] = fma(x[r], key, acc[r][j]);
+      }
+    } else {
+      Vec key[2 * kPanels];
+#pragma GCC unroll 8
+      for (int j = 0; j < 2 * kPanels; ++j) {
+        key[j] = load(keys + j / 2 * panel_stride + j % 2 * kWidth);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec x = broadcast(row[r][d]);
+#pragma GCC unroll 8
+        for (int j = 0; j < 2 * kPanels; ++j) acc[r][j] = fma(x, key[j], acc[r][j]);
+      }
     }
     keys += kPanelKeys;
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = broadcast(row[r][d]);
-#pragma GCC unroll 8
-      for (int j = 0; j < 2 * kPanels; ++j) acc[r][j] = fma(x, key[j], acc[r][j]);
-    }
   }
 }
 

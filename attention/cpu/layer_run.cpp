@@ -6,6 +6,11 @@
 #include "device/dtype.h"
 
 namespace moba::cpu {
+namespace {
+
+constexpr std::int64_t kCacheLine = 64;
+
+}  // namespace
 
 void load_queries(const LayerRun& run, const QuerySpan& span, const ThreadWorkspace& workspace) {
   const std::int64_t row_bytes =
@@ -36,6 +41,11 @@ void load_queries(const LayerRun& run, const QuerySpan& span, const ThreadWorksp
 
 SoftmaxState rows_from(const SoftmaxState& state, std::int64_t first, int head_dim) {
   return {state.max + first, state.sum + first, state.out + first * padded_dim(head_dim)};
+}
+
+void prefetch(const void* p, std::int64_t bytes) {
+  const auto* line = static_cast<const char*>(p);
+  for (std::int64_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(line + at, 0, 2);
 }
 
 KvReader::KvReader(const LayerRun& run, const QuerySpan& span, const ThreadWorkspace& workspace)
@@ -79,17 +89,38 @@ void KvReader::load(std::int64_t begin, int count) {
   }
 }
 
-void KvReader::load_centroids(std::int64_t begin, int count) {
-  loaded_begin_ = -1;
+void KvReader::point_next(std::int64_t begin, AttendTile& tile) const {
   const PagedKvView& cache = *run_.cache;
   const auto element = static_cast<std::int64_t>(dtype_size(cache.dtype));
-  const std::int64_t pages_per_block = cache.pages_per_moba_block();
-  for (int i = 0; i < count; ++i) {
-    const std::int64_t page = pages_[(begin + i + 1) * pages_per_block - 1];
-    rows_[i] = static_cast<const std::byte*>(cache.centroids) +
-               (page * cache.num_kv_heads + kv_head_) * cache.head_dim * element;
-  }
-  run_.kernels.pack_keys(rows_, cache.dtype, count, cache.head_dim, keys_);
+  const std::int64_t offset = begin % cache.block_size;
+  const std::int64_t page = pages_[begin / cache.block_size];
+  const std::int64_t at =
+      (page * cache.page_stride() + kv_head_ * cache.head_stride() + offset * cache.head_dim) *
+      element;
+  tile.next_keys = static_cast<const std::byte*>(cache.k) + at;
+  tile.next_values = static_cast<const std::byte*>(cache.v) + at;
+  tile.next_bytes =
+      std::min<std::int64_t>(kTileKeys, cache.block_size - offset) * cache.head_dim * element;
+}
+
+const std::byte* KvReader::centroid(std::int64_t block) const {
+  const PagedKvView& cache = *run_.cache;
+  const std::int64_t page = pages_[(block + 1) * cache.pages_per_moba_block() - 1];
+  return static_cast<const std::byte*>(cache.centroids) +
+         (page * cache.num_kv_heads + kv_head_) * cache.head_dim *
+             static_cast<std::int64_t>(dtype_size(cache.dtype));
+}
+
+void KvReader::load_centroids(std::int64_t begin, int count) {
+  loaded_begin_ = -1;
+  for (int i = 0; i < count; ++i) rows_[i] = centroid(begin + i);
+  run_.kernels.pack_keys(rows_, run_.cache->dtype, count, run_.cache->head_dim, keys_);
+}
+
+void KvReader::prefetch_centroids(std::int64_t begin, int count) const {
+  const std::int64_t bytes =
+      run_.cache->head_dim * static_cast<std::int64_t>(dtype_size(run_.cache->dtype));
+  for (int i = 0; i < count; ++i) prefetch(centroid(begin + i), bytes);
 }
 
 void attend_segment(const LayerRun& run, const SegmentRows& rows, std::int64_t begin,
@@ -124,6 +155,9 @@ void attend_segment(const LayerRun& run, const SegmentRows& rows, std::int64_t b
     tile.scale = run.softmax_scale;
     tile.first = tile_begin == begin;
     tile.state = rows_from(part, first, head_dim);
+    const std::int64_t tile_end = tile_begin + tile.num_keys;
+    const std::int64_t next = tile_end < end ? tile_end : rows.next_begin;
+    if (next >= 0) reader.point_next(next, tile);
     run.kernels.attend_tile(tile);
   }
 }

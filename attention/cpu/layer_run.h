@@ -1,6 +1,7 @@
 // What the items of one layer's run share, and how an item sees its queries and keys.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "attention/cpu/attention_kernels.h"
@@ -38,6 +39,10 @@ void load_queries(const LayerRun& run, const QuerySpan& span, const ThreadWorksp
 // The rows [first, ...) of a state.
 SoftmaxState rows_from(const SoftmaxState& state, std::int64_t first, int head_dim);
 
+// Asks for `bytes` from p on. Items of MoBA jump between rows and blocks, which the processor's own
+// prefetching does not see coming.
+void prefetch(const void* p, std::int64_t bytes);
+
 // Brings the keys and values of a sequence's KV head to the kernels, a tile at a time.
 class KvReader {
  public:
@@ -49,10 +54,16 @@ class KvReader {
   const float* values() const { return values_; }
   std::int64_t value_stride() const { return padded_dim(run_.cache->head_dim); }
 
+  // Names in `tile` what to prefetch: the keys and values from position `begin` to the end of its
+  // page, a tile at most.
+  void point_next(std::int64_t begin, AttendTile& tile) const;
+
   // Packs the centroids of blocks [begin, begin + count) where the keys of a tile go.
   void load_centroids(std::int64_t begin, int count);
+  void prefetch_centroids(std::int64_t begin, int count) const;
 
  private:
+  const std::byte* centroid(std::int64_t block) const;
   // Rows of k or v at positions [begin, begin + count).
   void point_at(const void* base, std::int64_t begin, int count);
 
@@ -75,6 +86,8 @@ struct SegmentRows {
   std::int64_t first_position;  // of row `first_row` of a span, if causal
   std::int64_t first_row;       // rows of a span: row i stands at first_position + (first_row + i)
                                 // / group
+  // Where the keys begin that are needed after this segment; negative: none that is known.
+  std::int64_t next_begin;
 
   std::int64_t position(std::int64_t row, int group) const {
     return first_position + (first_row + row) / group;

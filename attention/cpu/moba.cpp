@@ -13,7 +13,7 @@ namespace {
 // not chosen yet take the free places.
 void complete_choices(std::int32_t* choices, std::int64_t num_rows, int count,
                       const std::int32_t* owns) {
-  for (std::int64_t row = 0; row < num_rows; ++row, choices += count) {
+  for (std::int64_t row = 0; row < num_rows; ++row, choices += gate_stride(count)) {
     if (choices[count - 1] >= 0) [[likely]] {
       continue;
     }
@@ -31,13 +31,16 @@ void invert_choices(const ThreadWorkspace& w, std::int64_t num_rows, int count,
   std::int32_t* starts = w.list_starts;
   // Counted one place late, so that filling moves each start to where its list begins.
   std::fill(starts, starts + num_blocks + 2, 0);
-  const std::int64_t num_choices = num_rows * count;
-  for (std::int64_t i = 0; i < num_choices; ++i) ++starts[w.choices[i] + 2];
-  for (std::int64_t b = 2; b < num_blocks + 2; ++b) starts[b] += starts[b - 1];
-  const std::int32_t* choice = w.choices;
+  const std::int64_t stride = gate_stride(count);
   for (std::int64_t row = 0; row < num_rows; ++row) {
-    for (int i = 0; i < count; ++i, ++choice) {
-      w.listed_rows[starts[*choice + 1]++] = static_cast<std::int32_t>(row);
+    const std::int32_t* choices = w.choices + row * stride;
+    for (int i = 0; i < count; ++i) ++starts[choices[i] + 2];
+  }
+  for (std::int64_t b = 2; b < num_blocks + 2; ++b) starts[b] += starts[b - 1];
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    const std::int32_t* choices = w.choices + row * stride;
+    for (int i = 0; i < count; ++i) {
+      w.listed_rows[starts[choices[i] + 1]++] = static_cast<std::int32_t>(row);
     }
   }
 }
@@ -53,19 +56,32 @@ class BlockPass {
         reader_(run, span, workspace),
         rows_at_once_(limits.segment_rows) {}
 
-  // The rows w.listed_rows[begin, end) see all of the block.
-  void attend_listed(std::int64_t block, std::int64_t begin, std::int64_t end) {
+  // The rows w.listed_rows[begin, end) see all of the block. `next_begin`: where the keys begin
+  // that are needed after the block.
+  void attend_listed(std::int64_t block, std::int64_t begin, std::int64_t end,
+                     std::int64_t next_begin) {
     for (std::int64_t at = begin; at < end; at += rows_at_once_) {
       const std::int32_t* listed = w_.listed_rows + at;
       SegmentRows rows{};
       rows.count = static_cast<int>(std::min(rows_at_once_, end - at));
-      for (int i = 0; i < rows.count; ++i) w_.segment_q[i] = w_.q_rows[listed[i]];
+      const std::int64_t row_floats = padded_dim(run_.cache->head_dim);
+      const std::int64_t row_bytes = row_floats * std::int64_t{sizeof(float)};
+      for (int i = 0; i < rows.count; ++i) {
+        w_.segment_q[i] = w_.q_rows[listed[i]];
+        prefetch(w_.segment_q[i], row_bytes);
+        prefetch(w_.total.out + listed[i] * row_floats, row_bytes);
+      }
       rows.q = w_.segment_q;
       const std::int64_t block_begin = block * run_.cache->moba_block_size;
       const std::int64_t block_end = block_begin + run_.cache->moba_block_size;
       for (std::int64_t k = block_begin; k < block_end; k += kSegmentKeys) {
-        attend_segment(run_, rows, k, std::min(k + kSegmentKeys, block_end), reader_, w_,
-                       w_.segment);
+        const std::int64_t segment_end = std::min(k + kSegmentKeys, block_end);
+        if (segment_end < block_end) {
+          rows.next_begin = segment_end;
+        } else {
+          rows.next_begin = at + rows.count < end ? -1 : next_begin;
+        }
+        attend_segment(run_, rows, k, segment_end, reader_, w_, w_.segment);
         run_.kernels.merge_rows(w_.segment, rows.count, run_.cache->head_dim, listed, w_.total);
       }
     }
@@ -88,6 +104,7 @@ class BlockPass {
         rows.causal = true;
         rows.first_position = span_.first_position;
         rows.first_row = first;
+        rows.next_begin = -1;
         attend_segment(run_, rows, k, std::min(k + kSegmentKeys, keys_end), reader_, w_,
                        w_.segment);
         run_.kernels.merge_rows(w_.segment, rows.count, head_dim, nullptr,
@@ -117,12 +134,13 @@ void choose_blocks(const LayerRun& run, const QuerySpan& span, int topk,
   }
   if (count == 0) return;
   KvReader reader(run, span, w);
-  const std::int64_t rows_at_once = std::min(limits.segment_rows, limits.gate_scores / count);
+  const std::int64_t stride = gate_stride(count);
+  const std::int64_t rows_at_once = std::min(limits.segment_rows, limits.gate_scores / stride);
   for (std::int64_t begin = 0; begin < num_rows; begin += rows_at_once) {
     const std::int64_t end = std::min(begin + rows_at_once, num_rows);
-    std::int32_t* choices = w.choices + begin * count;
-    std::fill(choices, choices + (end - begin) * count, -1);
-    std::fill(w.choice_scores, w.choice_scores + (end - begin) * count,
+    std::int32_t* choices = w.choices + begin * stride;
+    std::fill(choices, choices + (end - begin) * stride, -1);
+    std::fill(w.choice_scores, w.choice_scores + (end - begin) * stride,
               -std::numeric_limits<float>::infinity());
     // From the latest block to the first: of equal scores the later block is then ahead, and as
     // rows tend to choose what is near, most blocks fail the first comparison.
@@ -140,8 +158,10 @@ void choose_blocks(const LayerRun& run, const QuerySpan& span, int topk,
       tile.first_block = static_cast<int>(tile_begin);
       tile.head_dim = run.cache->head_dim;
       tile.count = count;
+      tile.best_stride = static_cast<int>(stride);
       tile.best_scores = w.choice_scores;
       tile.best = choices;
+      if (tile_begin > 0) reader.prefetch_centroids(tile_begin - kTileKeys, kTileKeys);
       run.kernels.gate_tile(tile);
     }
     complete_choices(choices, end - begin, count, w.owns + begin);
@@ -160,8 +180,14 @@ void attend_moba(const LayerRun& run, const QuerySpan& span, int topk,
 
   std::fill(w.total.sum, w.total.sum + num_rows, 0.0F);
   BlockPass pass(run, span, limits, w);
+  const std::int64_t first_own = span.first_position / block_size;
+  std::int64_t next = 0;
   for (std::int64_t block = 0; block < num_blocks; ++block) {
-    pass.attend_listed(block, w.list_starts[block], w.list_starts[block + 1]);
+    // The next block that any row sees, if that is not a row's own: those come all.
+    next = std::max(next, block + 1);
+    while (next < first_own && w.list_starts[next] == w.list_starts[next + 1]) ++next;
+    pass.attend_listed(block, w.list_starts[block], w.list_starts[block + 1],
+                       next < num_blocks ? next * block_size : -1);
     const std::int64_t begin =
         std::max<std::int64_t>(0, (block * block_size - span.first_position) * group);
     const std::int64_t end =

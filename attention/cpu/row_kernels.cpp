@@ -1,7 +1,8 @@
 // Compiled once for each instruction set; see device/cpu/simd.h for what may stand here.
 #include "attention/cpu/attention_kernels.h"
 #include "attention/cpu/dot_panels.h"
-#include "attention/cpu/simd_transpose.h"
+#include "attention/cpu/exp2.h"
+#include "attention/cpu/simd_lanes.h"
 #include "device/cpu/simd.h"
 
 namespace moba::cpu::MOBA_SIMD_NS {
@@ -88,27 +89,50 @@ void widen_rows(const void* const* rows, DType dtype, std::int64_t num_rows, int
 void merge_rows(const SoftmaxState& part, std::int64_t num_rows, int head_dim,
                 const std::int32_t* rows, const SoftmaxState& total) {
   const std::int64_t stride = padded_dim(head_dim);
-  for (std::int64_t i = 0; i < num_rows; ++i) {
-    const std::int64_t row = rows != nullptr ? rows[i] : i;
-    const float* from = part.out + i * stride;
-    float* to = total.out + row * stride;
-    if (total.sum[row] == 0) {
-      total.max[row] = part.max[i];
-      total.sum[row] = part.sum[i];
-      for (int d = 0; d < stride; d += kWidth) store(to + d, load(from + d));
-      continue;
+  alignas(64) float keep[kWidth];
+  alignas(64) float take[kWidth];
+  for (std::int64_t i0 = 0; i0 < num_rows; i0 += kWidth) {
+    const int n = num_rows - i0 < kWidth ? static_cast<int>(num_rows - i0) : kWidth;
+    std::int64_t row[kWidth];
+    alignas(64) float max_before[kWidth] = {};
+    alignas(64) float sum_before[kWidth] = {};
+    alignas(64) float max_part[kWidth] = {};
+    alignas(64) float sum_part[kWidth] = {};
+    for (int i = 0; i < n; ++i) {
+      row[i] = rows != nullptr ? rows[i0 + i] : i0 + i;
+      max_before[i] = total.max[row[i]];
+      sum_before[i] = total.sum[row[i]];
+      max_part[i] = part.max[i0 + i];
+      sum_part[i] = part.sum[i0 + i];
     }
-    const Vec before = broadcast(total.max[row]);
-    const Vec here = broadcast(part.max[i]);
+    const Vec before = load(max_before);
+    const Vec here = load(max_part);
     const Vec now = max(here, before);
-    const Vec keep = exp_nonpositive(before - now);
-    const Vec take = exp_nonpositive(here - now);
-    for (int d = 0; d < stride; d += kWidth) {
-      store(to + d, fma(load(from + d), take, load(to + d) * keep));
+    const Vec keeps = exp2_nonpositive(before - now);
+    const Vec takes = exp2_nonpositive(here - now);
+    alignas(64) float max_now[kWidth];
+    alignas(64) float sum_now[kWidth];
+    store(keep, keeps);
+    store(take, takes);
+    store(max_now, now);
+    store(sum_now, fma(load(sum_part), takes, load(sum_before) * keeps));
+    for (int i = 0; i < n; ++i) {
+      const float* from = part.out + (i0 + i) * stride;
+      float* to = total.out + row[i] * stride;
+      if (sum_before[i] == 0) {
+        total.max[row[i]] = max_part[i];
+        total.sum[row[i]] = sum_part[i];
+        for (int d = 0; d < stride; d += kWidth) store(to + d, load(from + d));
+        continue;
+      }
+      total.max[row[i]] = max_now[i];
+      total.sum[row[i]] = sum_now[i];
+      const Vec k = broadcast(keep[i]);
+      const Vec t = broadcast(take[i]);
+      for (int d = 0; d < stride; d += kWidth) {
+        store(to + d, fma(load(from + d), t, load(to + d) * k));
+      }
     }
-    const Vec sum = fma(broadcast(part.sum[i]), take, broadcast(total.sum[row]) * keep);
-    store_partial(total.sum + row, sum, 1);
-    store_partial(total.max + row, now, 1);
   }
 }
 

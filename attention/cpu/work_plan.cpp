@@ -77,17 +77,20 @@ std::vector<Part> parts_of(const AttentionConfig& config, const AttentionMetadat
   return parts;
 }
 
-// The most tokens of an item of this kind when a batch has `tokens` of the kind.
+// The most tokens of an item of this part when a batch has `tokens` of its kind.
 std::int64_t tile_tokens(const AttentionConfig& config, const WorkspaceLimits& limits,
-                         std::int64_t tokens, int topk, int num_threads) {
+                         std::int64_t tokens, const Part& part, int num_threads) {
   const std::int64_t group = config.num_q_heads / config.num_kv_heads;
   const std::int64_t even = ceil_div(tokens * config.num_kv_heads, kItemsPerThread * num_threads);
-  if (topk == 0) {
+  if (part.topk == 0) {
     const std::int64_t most = limits.segment_rows / group;
     return std::clamp(even, std::min(most, ceil_div(kMinDenseRows, group)), most);
   }
+  // The more rows, the more of them share a block's keys once they are brought.
   std::int64_t most = limits.moba_rows / group;
-  if (topk > 1) most = std::min(most, limits.moba_choices / (topk - 1) / group);
+  if (part.topk > 1) {
+    most = std::min(most, limits.moba_choices / gate_stride(part.topk - 1) / group);
+  }
   return std::clamp(even, std::min(most, kMinMobaTokens), most);
 }
 
@@ -120,8 +123,8 @@ WorkPlan make_work_plan(const AttentionConfig& config, const AttentionMetadata& 
 
   std::vector<WorkItem> whole;
   for (const Part& part : parts) {
-    const std::int64_t most = tile_tokens(
-        config, limits, part.topk == 0 ? dense_tokens : moba_tokens, part.topk, num_threads);
+    const std::int64_t most =
+        tile_tokens(config, limits, part.topk == 0 ? dense_tokens : moba_tokens, part, num_threads);
     const std::int64_t tiles = ceil_div(part.span.num_tokens, most);
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
       const std::int64_t begin = part.span.num_tokens * tile / tiles;

@@ -15,8 +15,8 @@ namespace moba::cpu {
 struct WorkspaceLimits {
   std::int64_t segment_rows = 0;  // rows attended at a time; items of full attention have no more
   std::int64_t moba_rows = 0;     // rows of a MoBA item
-  std::int64_t moba_choices = 0;  // of a MoBA item: rows x past blocks a row chooses
-  std::int64_t gate_scores = 0;   // rows x past blocks whose scores are kept at a time
+  std::int64_t moba_choices = 0;  // of a MoBA item: rows x gate_stride(topk - 1)
+  std::int64_t gate_scores = 0;   // the same for the rows that pass the gate together
   std::int64_t max_blocks = 0;    // MoBA blocks of the longest sequence
   std::int64_t partial_rows = 0;  // of all threads: rows x segments of split items
 };

@@ -1,12 +1,16 @@
-// Transposition of a square of lanes and masks as bits, on device/cpu/simd.h. Included by kernel
-// files only, after it; the same rules hold.
+// Movements of lanes that attention needs beyond device/cpu/simd.h. Included by kernel files only;
+// the same rules hold.
+//
+//   transpose(rows)             lane j of rows[i] becomes lane i of rows[j], for kWidth vectors
+//   lane_bits(mask)             bit i is lane i
+//   either(a, b)                lanes set in one of two masks
+//   shift_in(previous, v)       the last lane of `previous`, then all of v but its last lane
 #pragma once
 
 #include "device/cpu/simd.h"
 
 namespace moba::cpu::MOBA_SIMD_NS {
 
-// Lane j of rows[i] becomes lane i of rows[j]; rows has kWidth vectors.
 #if defined(MOBA_SIMD_AVX512)
 
 MOBA_SIMD_INLINE void transpose(Vec* rows) {
@@ -36,6 +40,12 @@ MOBA_SIMD_INLINE void transpose(Vec* rows) {
 }
 
 MOBA_SIMD_INLINE unsigned lane_bits(Mask mask) { return mask.v; }
+MOBA_SIMD_INLINE Mask either(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v)}; }
+
+MOBA_SIMD_INLINE Vec shift_in(Vec previous, Vec v) {
+  return {_mm512_castsi512_ps(
+      _mm512_alignr_epi32(_mm512_castps_si512(v.v), _mm512_castps_si512(previous.v), 15))};
+}
 
 #elif defined(MOBA_SIMD_AVX2)
 
@@ -61,6 +71,13 @@ MOBA_SIMD_INLINE void transpose(Vec* rows) {
 MOBA_SIMD_INLINE unsigned lane_bits(Mask mask) {
   return static_cast<unsigned>(_mm256_movemask_ps(mask.v));
 }
+MOBA_SIMD_INLINE Mask either(Mask a, Mask b) { return {_mm256_or_ps(a.v, b.v)}; }
+
+MOBA_SIMD_INLINE Vec shift_in(Vec previous, Vec v) {
+  const __m256i rotated = _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6);
+  return {_mm256_blend_ps(_mm256_permutevar8x32_ps(v.v, rotated),
+                          _mm256_permutevar8x32_ps(previous.v, rotated), 1)};
+}
 
 #else
 
@@ -76,6 +93,11 @@ MOBA_SIMD_INLINE unsigned lane_bits(Mask mask) {
   unsigned bits = 0;
   for (int i = 0; i < kWidth; ++i) bits |= (mask.v[i] != 0 ? 1U : 0U) << i;
   return bits;
+}
+MOBA_SIMD_INLINE Mask either(Mask a, Mask b) { return {a.v | b.v}; }
+
+MOBA_SIMD_INLINE Vec shift_in(Vec previous, Vec v) {
+  return {FloatLanes{previous.v[3], v.v[0], v.v[1], v.v[2]}};
 }
 
 #endif
