@@ -76,15 +76,14 @@ class SentencePieceTokenizer final : public TokenizerBase {
     for (const AddedTokenMatcher::Segment& segment :
          parts_.added_tokens.find(text, options.parse_special_tokens)) {
       if (segment.id >= 0) {
+        // A prefix that stands alone before a special token goes.
+        const bool lone_prefix =
+            !parts_.legacy && out.size() == body + 1 && parts_.metaspace == out[body];
+        if (lone_prefix && is_special(segment.id)) out.pop_back();
         out.push_back(segment.id);
       } else {
         encode_plain(text.substr(segment.begin, segment.end - segment.begin), cache, ids, out);
       }
-    }
-    // A prefix that stands alone before a special token goes.
-    if (!parts_.legacy && out.size() > body + 1 && parts_.metaspace == out[body] &&
-        is_special(out[body + 1])) {
-      out.erase(out.begin() + static_cast<std::ptrdiff_t>(body));
     }
     if (options.add_special_tokens) out.insert(out.end(), after.begin(), after.end());
     return out;

@@ -106,11 +106,49 @@ void read_trainer_spec(std::string_view data, SentencePieceSpec& out) {
   }
 }
 
+std::uint32_t little_endian(std::string_view bytes) {
+  std::uint32_t out = 0;
+  for (int i = 3; i >= 0; --i) out = (out << 8) | static_cast<unsigned char>(bytes[i]);
+  return out;
+}
+
+// A charsmap is the size of a Darts double array in bytes, the array, and the texts that its values
+// are offsets of. The library follows it without checks, so every step that it could take must stay
+// inside (the layout is that of Darts-clone's DoubleArrayUnit).
+void check_charsmap(std::string_view charsmap) {
+  constexpr std::string_view kBroken = "the normaliser's charsmap is damaged";
+  const auto require = [&](bool good) {
+    if (!good) throw std::runtime_error(std::string(kBroken));
+  };
+  require(charsmap.size() > 4);
+  const std::uint32_t array_bytes = little_endian(charsmap);
+  charsmap.remove_prefix(4);
+  constexpr std::uint32_t kBlock = 256;  // units are made by the block: one for each next byte
+  require(array_bytes > 0 && array_bytes % (4 * kBlock) == 0 && array_bytes < charsmap.size());
+  const std::uint32_t num_units = array_bytes / 4;
+  const std::size_t num_texts_bytes = charsmap.size() - array_bytes;
+  require(charsmap.back() == '\0');
+  const auto unit = [&](std::uint32_t i) { return little_endian(charsmap.substr(4 * i, 4)); };
+  for (std::uint32_t i = 0; i < num_units; ++i) {
+    const std::uint32_t value = unit(i);
+    const bool is_leaf = (value >> 31) != 0;
+    if (is_leaf && i != 0) continue;
+    const std::uint32_t offset = (value >> 10) << ((value & (1U << 9)) >> 6);
+    const std::uint32_t next = i ^ offset;
+    require((next | (kBlock - 1)) < num_units);
+    const bool has_leaf = ((value >> 8) & 1) != 0;
+    if (has_leaf) require((unit(next) & 0x7FFFFFFFU) < num_texts_bytes);
+  }
+}
+
 void read_normalizer_spec(std::string_view data, SentencePieceSpec& out) {
   WireReader reader(data);
   WireReader::Field field;
   while (reader.next(field)) {
-    if (field.number == 2 && field.is_bytes) out.has_charsmap = !field.bytes.empty();
+    if (field.number == 2 && field.is_bytes) {
+      out.has_charsmap = !field.bytes.empty();
+      if (out.has_charsmap) check_charsmap(field.bytes);
+    }
     if (!field.is_varint) continue;
     if (field.number == 3) out.add_dummy_prefix = field.value != 0;
     if (field.number == 4) out.remove_extra_whitespaces = field.value != 0;

@@ -188,6 +188,40 @@ TEST_CASE("tokenizer.json: cut off at any point") {
   }
 }
 
+// The sentencepiece library reads out of bounds for such a charsmap.
+TEST_CASE("tokenizer.model: damaged charsmap") {
+  const std::string good = read_bytes(tokenizer_dir("unigram") / "tokenizer.model");
+  const std::string name = "nmt_nfkc\x12";
+  const std::size_t found = good.find(name);
+  REQUIRE(found != std::string::npos);
+  // Behind the name: the length of the charsmap in three bytes, then the charsmap.
+  const std::size_t charsmap = found + name.size() + 3;
+  ScratchDir scratch;
+  const auto load = [&](const std::string& model) {
+    write_bytes(scratch.path() / "tokenizer.model", model);
+    return error_of([&] {
+      load_tokenizer(scratch.path())->encode("Some \u00C5 text. \xff\u4E2D\u6587 x\u0301", {});
+    });
+  };
+  CHECK(load(good) == "no error");
+  std::string damaged = good;
+  damaged[charsmap + 2] = '\x7f';  // the size of the array
+  CHECK(contains(load(damaged), "tokenizer.model: the normaliser's charsmap is damaged"));
+  damaged = good;
+  damaged[charsmap + 7] = '\x7f';  // the offset of its root
+  CHECK(contains(load(damaged), "tokenizer.model: the normaliser's charsmap is damaged"));
+  std::mt19937 random(9);
+  int refused = 0;
+  for (int i = 0; i < 60; ++i) {
+    damaged = good;
+    for (int k = 0; k < 200; ++k) {
+      damaged[charsmap + 4 + random() % 200000] = static_cast<char>(random());
+    }
+    if (load(damaged) != "no error") ++refused;
+  }
+  CHECK(refused > 0);
+}
+
 TEST_CASE("tokenizer.model: cut off or damaged") {
   const std::string good = read_bytes(tokenizer_dir("moba-books-19m") / "tokenizer.model");
   std::mt19937 random(5);

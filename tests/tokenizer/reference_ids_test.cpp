@@ -72,6 +72,8 @@ TEST_CASE("ids equal the reference: SentencePiece model as tokenizer.json") {
   check_reference("pieces");
 }
 
+TEST_CASE("ids equal the reference: Unigram with a charsmap") { check_reference("unigram"); }
+
 // The texts that are valid, with legacy off in tokenizer_config.json.
 void check_without_legacy(const std::string& name) {
   const std::filesystem::path dir = tokenizer_dir(name);
@@ -90,6 +92,9 @@ void check_without_legacy(const std::string& name) {
 TEST_CASE("ids without legacy equal the reference: llama2") { check_without_legacy("llama2"); }
 TEST_CASE("ids without legacy equal the reference: mistral-v1") {
   check_without_legacy("mistral-v1");
+}
+TEST_CASE("ids without legacy equal the reference: Unigram with a charsmap") {
+  check_without_legacy("unigram");
 }
 TEST_CASE("ids without legacy equal the reference: the embedded model") {
   check_without_legacy("moba-books-19m");
