@@ -17,7 +17,7 @@ class DeviceContext {
   // which is a choice for tests and benchmarks only; throws Error if the machine lacks it.
   explicit DeviceContext(int num_threads, cpu::Isa isa = cpu::best_isa())
       : isa_(isa), pool_(num_threads), workspace_(pool_.num_threads()) {
-    MOBA_CHECK(isa <= cpu::best_isa(), "this processor has no ", cpu::isa_name(isa));
+    MOBA_CHECK(cpu::isa_available(isa), "this processor has no ", cpu::isa_name(isa));
   }
 
   Device device() const { return device_; }

@@ -1,6 +1,7 @@
 // Which kernels this machine can run.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace moba::cpu {
@@ -16,11 +17,16 @@ enum class Isa {
 
 const char* isa_name(Isa isa);  // "generic", "avx2", "avx512", "avx512_bf16"
 
-// The best instruction set that both the processor and the operating system support. The processor
-// is asked once.
+// The instruction set whose kernels are fastest here. The processor is asked once.
 Isa best_isa();
 
-// The ones that can run here, least first.
+// Whether both the processor and the operating system support it.
+bool isa_available(Isa isa);
+
+// The ones that are available, least first.
 std::vector<Isa> available_isas();
+
+// Bytes of the first-level data cache of a core, or a common size where the system does not tell.
+std::int64_t l1_cache_bytes();
 
 }  // namespace moba::cpu

@@ -61,6 +61,7 @@ LinearBlock make_block(const TensorView& x, const LinearTask& task, std::int64_t
   block.k = k;
   block.k_block = linear_k_block(k);
   block.output_stride = columns;
+  block.l1_bytes = l1_cache_bytes();
   block.x_dtype = x.dtype();
   block.weight_dtype = task.weight.dtype();
   block.bias_dtype = task.bias.dtype();

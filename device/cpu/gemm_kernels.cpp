@@ -62,6 +62,8 @@ constexpr int kRowTile = 6;
 constexpr int kRowTile = 3;
 #endif
 constexpr int kColumnTile = 4;
+// Weight tiles that pass over a tile of x together, at most.
+constexpr int kMaxGroupTiles = 2;
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -219,12 +221,12 @@ std::int64_t min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 // prefetching little to go by.
 class Prefetch {
  public:
-  // Columns [n, n + kColumnTile) of the block, elements [k0, k0 + k).
-  Prefetch(const LinearBlock& block, std::int64_t n, std::int64_t k0, std::int64_t k,
-           std::int64_t num_parts) {
+  // Columns [n, n + columns) of the block, elements [k0, k0 + k).
+  Prefetch(const LinearBlock& block, std::int64_t n, std::int64_t columns, std::int64_t k0,
+           std::int64_t k, std::int64_t num_parts) {
     if (n >= block.n || k0 >= block.k) return;
     const std::int64_t size = block.weight_dtype == DType::kFloat32 ? 4 : 2;
-    num_rows_ = min(kColumnTile, block.n - n);
+    num_rows_ = min(columns, block.n - n);
     stride_ = block.k * size;
     length_ = min(k, block.k - k0) * size;
     part_ = round_up((length_ + num_parts - 1) / num_parts, kLine);
@@ -249,11 +251,20 @@ class Prefetch {
   std::int64_t part_ = 0;
 };
 
+// How many columns of weights stay in the first-level cache while the tiles of x come by from the
+// second: the more, the fewer times they come.
+std::int64_t group_columns(const LinearBlock& block, std::int64_t steps) {
+  const std::int64_t row_bytes = steps * kStep * std::int64_t{sizeof(Element)};
+  const std::int64_t room = block.l1_bytes / 8 * 7 - kRowTile * row_bytes;
+  const std::int64_t tiles = min(kMaxGroupTiles, room / (kColumnTile * row_bytes));
+  return tiles > 1 ? tiles * kColumnTile : kColumnTile;
+}
+
 std::size_t block_scratch_bytes(std::int64_t m, std::int64_t n) {
   const auto size = static_cast<std::int64_t>(sizeof(Element));
   const std::int64_t rows = round_up(m, kRowTile);
   return align_bytes(rows * kLinearMaxKBlock * size) +
-         align_bytes(kColumnTile * kLinearMaxKBlock * size) +
+         align_bytes(kMaxGroupTiles * kColumnTile * kLinearMaxKBlock * size) +
          align_bytes(rows * round_up(n, kColumnTile) * std::int64_t{sizeof(float)});
 }
 
@@ -264,7 +275,8 @@ void linear_block(const LinearBlock& block, void* scratch) {
   auto* x_tiles = reinterpret_cast<Element*>(bytes);
   bytes += align_bytes(rows * kLinearMaxKBlock * std::int64_t{sizeof(Element)});
   auto* w_tiles = reinterpret_cast<Element*>(bytes);
-  bytes += align_bytes(kColumnTile * kLinearMaxKBlock * std::int64_t{sizeof(Element)});
+  bytes +=
+      align_bytes(kMaxGroupTiles * kColumnTile * kLinearMaxKBlock * std::int64_t{sizeof(Element)});
   auto* sums = reinterpret_cast<float*>(bytes);
 
   const std::int64_t num_tiles = rows / kRowTile;
@@ -272,17 +284,22 @@ void linear_block(const LinearBlock& block, void* scratch) {
     const std::int64_t k = min(block.k_block, block.k - k0);
     const std::int64_t steps = (k + kStep - 1) / kStep;
     pack_rows(block.x, block.x_dtype, k0, block.k, block.m, k, kRowTile, x_tiles);
-    for (std::int64_t n = 0; n < block.n; n += kColumnTile) {
-      pack_rows(block.weight, block.weight_dtype, n * block.k + k0, block.k,
-                min(kColumnTile, block.n - n), k, kColumnTile, w_tiles);
-      const std::int64_t next = n + kColumnTile;
+    const std::int64_t group = group_columns(block, steps);
+    for (std::int64_t n = 0; n < block.n; n += group) {
+      const std::int64_t columns = min(group, block.n - n);
+      pack_rows(block.weight, block.weight_dtype, n * block.k + k0, block.k, columns, k,
+                kColumnTile, w_tiles);
+      const std::int64_t next = n + group;
       const Prefetch prefetch = next < block.n
-                                    ? Prefetch(block, next, k0, k, num_tiles)
-                                    : Prefetch(block, 0, k0 + k, block.k_block, num_tiles);
+                                    ? Prefetch(block, next, group, k0, k, num_tiles)
+                                    : Prefetch(block, 0, group, k0 + k, block.k_block, num_tiles);
       for (std::int64_t tile = 0; tile < num_tiles; ++tile) {
         prefetch.run(tile);
-        multiply_tile(x_tiles + tile * kRowTile * steps * kStep, w_tiles, steps, k0 == 0,
-                      sums + tile * kRowTile * ldc + n, ldc);
+        const Element* x_tile = x_tiles + tile * kRowTile * steps * kStep;
+        float* tile_sums = sums + tile * kRowTile * ldc + n;
+        for (std::int64_t j = 0; j < columns; j += kColumnTile) {
+          multiply_tile(x_tile, w_tiles + j * steps * kStep, steps, k0 == 0, tile_sums + j, ldc);
+        }
       }
     }
   }

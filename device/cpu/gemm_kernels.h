@@ -16,7 +16,7 @@
 namespace moba::cpu {
 
 // At most so many elements: a tile of x and one of the weights fit the first-level cache together.
-inline constexpr std::int64_t kLinearMaxKBlock = 768;
+inline constexpr std::int64_t kLinearMaxKBlock = 704;
 // Length of the blocks that K is cut into: equal, but for rounding up to whole vectors.
 constexpr std::int64_t linear_k_block(std::int64_t k) {
   constexpr std::int64_t kMultiple = 32;
@@ -42,6 +42,7 @@ struct LinearBlock {
   std::int64_t k = 0;
   std::int64_t k_block = 0;  // linear_k_block(k)
   std::int64_t output_stride = 0;
+  std::int64_t l1_bytes = 0;  // first-level cache; decides what `block` keeps in it
   DType x_dtype = DType::kFloat32;
   DType weight_dtype = DType::kFloat32;
   DType bias_dtype = DType::kFloat32;

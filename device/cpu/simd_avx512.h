@@ -91,27 +91,27 @@ MOBA_SIMD_INLINE Vec round_to(const BFloat16* /*type*/, Vec value) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(round_bf16(value), 16))};
 }
 
-// The upper half of the lanes onto the lower.
-MOBA_SIMD_INLINE __m256 fold(Vec value) {
-  return _mm256_add_ps(_mm512_castps512_ps256(value.v), _mm512_extractf32x8_ps(value.v, 1));
+// Of two vectors of four quarters each: quarters 0 + 1 and 2 + 3 of a, then of b.
+MOBA_SIMD_INLINE __m512 add_quarters(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
-// What _mm256_hadd_ps gives, in fewer micro-operations.
-MOBA_SIMD_INLINE __m256 add_pairs(__m256 a, __m256 b) {
-  return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
+// The sum of each quarter's lanes, (0 + 1) + (2 + 3), in every one of them.
+MOBA_SIMD_INLINE __m512 add_within_quarters(__m512 v) {
+  const __m512 pairs = _mm512_add_ps(v, _mm512_shuffle_ps(v, v, 0xb1));
+  return _mm512_add_ps(pairs, _mm512_shuffle_ps(pairs, pairs, 0x4e));
 }
-// Order: with f[i] = lane i + lane i + 8, ((f0 + f1) + (f2 + f3)) + ((f4 + f5) + (f6 + f7)).
-MOBA_SIMD_INLINE __m128 reduce_add4_lanes(Vec a, Vec b, Vec c, Vec d) {
-  const __m256 abcd = add_pairs(add_pairs(fold(a), fold(b)), add_pairs(fold(c), fold(d)));
-  return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
-}
+// Order: with f[i] = (lane i + lane i + 4) + (lane i + 8 + lane i + 12), (f0 + f1) + (f2 + f3).
 MOBA_SIMD_INLINE void reduce_add4(Vec a, Vec b, Vec c, Vec d, float* out) {
-  _mm_storeu_ps(out, reduce_add4_lanes(a, b, c, d));
+  const __m512 sums =
+      add_within_quarters(add_quarters(add_quarters(a.v, b.v), add_quarters(c.v, d.v)));
+  const __m512i first_of_quarters =
+      _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_quarters, sums)));
 }
 MOBA_SIMD_INLINE float reduce_add(Vec value) {
-  const __m256 folded = fold(value);
-  const __m256 pairs = add_pairs(folded, folded);
-  const __m256 quads = add_pairs(pairs, pairs);
-  return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+  const __m512 quarters = add_quarters(value.v, value.v);
+  return _mm_cvtss_f32(
+      _mm512_castps512_ps128(add_within_quarters(add_quarters(quarters, quarters))));
 }
 MOBA_SIMD_INLINE float reduce_max(Vec value) { return _mm512_reduce_max_ps(value.v); }
 
