@@ -11,7 +11,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 setup=yes
-seed=$(od -An -N3 -tu4 /dev/urandom)
+seed=$(od -An -N3 -tu4 /dev/urandom | tr -d " ")
 while [ $# -gt 0 ]; do
   case "$1" in
     --no-setup) setup=no ;;
