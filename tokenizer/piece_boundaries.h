@@ -10,6 +10,7 @@
 #pragma once
 
 #include <bitset>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -35,7 +36,7 @@ class PieceBoundaries {
   bool contains_wide(std::uint64_t key) const;
   void insert_wide(std::uint64_t key);
 
-  std::bitset<128 * 128> ascii_pairs_;
+  std::bitset<std::size_t{128} * 128> ascii_pairs_;
   std::vector<std::uint64_t> wide_pairs_;  // open addressing, 0 = empty
   std::size_t num_wide_pairs_ = 0;
 };
