@@ -81,7 +81,7 @@ Tree read_tree(const std::filesystem::path& root) {
     }
     const std::string path = entry->path().lexically_relative(root).generic_string();
     std::string& content = tree[path];
-    if (is_header(path) || is_source(path) || is_cmake_list(path)) {
+    if (is_header(path) || is_source(path) || is_cmake_list(path) || is_page(path)) {
       std::ifstream file(entry->path(), std::ios::binary);
       content.assign(std::istreambuf_iterator<char>(file), {});
     }

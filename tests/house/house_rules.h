@@ -10,7 +10,8 @@
 
 namespace moba::house {
 
-// Path from the root, with '/', to content. Only C++ files and CMakeLists.txt carry their content.
+// Path from the root, with '/', to content. Only C++ files, CMakeLists.txt and pages (.md) carry
+// their content.
 using Tree = std::map<std::string, std::string>;
 
 // The tree below `root` without build outputs and hidden folders.
@@ -38,5 +39,8 @@ std::vector<Finding> check_text(const Tree& tree);
 // `long_files` that is not needed.
 std::vector<Finding> check_files(const Tree& tree,
                                  const std::map<std::string, std::string>& long_files);
+
+// A relative link of a page (.md) to a file that is not there.
+std::vector<Finding> check_links(const Tree& tree);
 
 }  // namespace moba::house

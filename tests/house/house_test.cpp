@@ -45,6 +45,7 @@ TEST_CASE("the source tree keeps the rules of the house") {
   CHECK(listed(check_includes(tree)) == "");
   CHECK(listed(check_text(tree)) == "");
   CHECK(listed(check_files(tree, kLongFiles)) == "");
+  CHECK(listed(check_links(tree)) == "");
 }
 
 TEST_CASE("a folder includes what stands below it") {
@@ -145,6 +146,15 @@ TEST_CASE("long files need a reason, and only as long as they are long") {
   CHECK(listed(check_files({{"device/a.h", content + "int x;"}}, {{"device/a.h", "why"}})) == "");
   CHECK(listed(check_files({{"device/a.h", content}}, {{"device/a.h", "why"}})) != "");
   CHECK(listed(check_files({}, {{"device/a.h", "why"}})) != "");
+}
+
+TEST_CASE("links between pages lead to files") {
+  const Tree pages = {
+      {"README.md", "See [a](docs/a.md), [b](docs/a.md#part), [c](docs).\n"},
+      {"docs/a.md", "[home](../README.md) [web](https://example.org) [here](#x)\n"}};
+  CHECK(listed(check_links(pages)) == "");
+  CHECK(listed(check_links({{"docs/a.md", "\n[one](a.md) [two](b.md)\n"}})) ==
+        "docs/a.md:2: no file b.md\n");
 }
 
 }  // namespace moba::house

@@ -83,6 +83,8 @@ bool is_cmake_list(std::string_view path) {
   return path == "CMakeLists.txt" || ends_with(path, "/CMakeLists.txt");
 }
 
+bool is_page(std::string_view path) { return ends_with(path, ".md"); }
+
 std::vector<std::string> folders_of(std::string_view path) {
   std::vector<std::string> folders;
   std::size_t begin = 0;

@@ -11,6 +11,7 @@ bool ends_with(std::string_view text, std::string_view end);
 bool is_header(std::string_view path);  // .h .hpp .cuh
 bool is_source(std::string_view path);  // .cpp .cc .cxx .c .cu
 bool is_cmake_list(std::string_view path);
+bool is_page(std::string_view path);  // .md
 
 // The folders of a path: "a/b/c.h" -> {"a", "b"}.
 std::vector<std::string> folders_of(std::string_view path);

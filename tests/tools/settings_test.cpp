@@ -41,7 +41,8 @@ constexpr const char* kEverything = R"({
   "model": "m", "dtype": "bfloat16", "max_model_len": 4096, "attention": "moba",
   "moba_block_size": 128, "moba_topk": 4, "full_attention_layers": "last:2",
   "decode_attention": "full", "kv_cache_memory": "1.5GiB", "block_size": 32,
-  "max_num_batched_tokens": 512, "max_num_seqs": 2, "threads": 3,
+  "max_num_batched_tokens": 512, "max_num_seqs": 2, "max_num_queued": 5,
+  "threads": 3,
   "temperature": 0.7, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.1,
   "presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": {"15": -1.5, "2": "-inf"},
   "seed": 7, "max_tokens": 9, "min_tokens": 2, "stop": ["a", "b"],
@@ -63,6 +64,7 @@ void check_everything(const Settings& s) {
   CHECK(s.engine.cache.block_size == 32);
   CHECK(s.engine.scheduler.max_num_batched_tokens == 512);
   CHECK(s.engine.scheduler.max_num_seqs == 2);
+  CHECK(s.engine.scheduler.max_num_queued == 5);
   CHECK(s.sampling.temperature == 0.7F);
   CHECK(s.sampling.top_k == 40);
   CHECK(s.sampling.top_p == 0.9F);
