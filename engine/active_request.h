@@ -1,4 +1,4 @@
-// A request in flight: what was asked, its sequence, and what has come out so far.
+// A request in flight: what was asked, its sequences, and what has come out so far.
 #pragma once
 
 #include <chrono>
@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/output_stream.h"
 #include "engine/sequence.h"
@@ -16,6 +18,15 @@
 namespace moba {
 
 using Clock = std::chrono::steady_clock;
+
+// One of the n samples of a request.
+struct ActiveSample {
+  Sequence sequence;
+  std::optional<OutputStream> stream;
+  SampleOutput output;
+  bool scheduled = false;  // samples after the first join when the prompt has been read
+  bool ended = false;
+};
 
 // Made by EngineCore::prepare() on any thread, then used by the core alone. Does not move: the
 // scheduler and the output stream point into it.
@@ -29,15 +40,18 @@ struct ActiveRequest {
   // Called once, when the request has left the engine: its output, or why there is none.
   std::function<void(Result<RequestOutput>)> on_finish;
 
-  Sequence sequence;
-  std::optional<OutputStream> stream;
-  RequestOutput output;
+  // Not empty. The first reads the prompt; the others fork from it.
+  std::vector<std::unique_ptr<ActiveSample>> samples;
+  std::vector<TokenLogprob> prompt_logprobs;
 
   Clock::time_point arrival;
   std::optional<Clock::time_point> deadline;
   std::optional<Clock::time_point> first_step;
   std::optional<Clock::time_point> prompt_done;  // also when the first token's logits are there
   Clock::time_point last_token;
+
+  const Sequence& first() const { return samples.front()->sequence; }
+  std::int64_t id() const { return first().request_id; }
 };
 
 }  // namespace moba

@@ -40,6 +40,7 @@ const Batch& BatchBuilder::build(const StepPlan& plan) {
   batch_.cu_seqlens_q.assign(1, 0);
   batch_.seq_lens.clear();
   batch_.kv_write_plan.clear();
+  batch_.page_copies = plan.copies;
   batch_.sample_rows.clear();
   batch_.prompt_logprob_rows.clear();
   batch_.moba_topk.resize(static_cast<std::size_t>(config_.num_layers) * num_seqs);
@@ -87,8 +88,9 @@ void BatchBuilder::add(const ScheduledChunk& chunk, std::size_t index, std::size
   }
 
   if (chunk.reaches_end() && sequence.wants_more()) {
-    batch_.sample_rows.push_back(
-        {row + static_cast<std::int32_t>(chunk.num_tokens) - 1, &sequence});
+    const std::int32_t last = row + static_cast<std::int32_t>(chunk.num_tokens) - 1;
+    batch_.sample_rows.push_back({last, &sequence, chunk.end()});
+    for (Sequence* fork : sequence.forks) batch_.sample_rows.push_back({last, fork, chunk.end()});
   }
   if (sequence.wants_prompt_logprobs) {
     // The row at position p predicts token p + 1.

@@ -10,10 +10,12 @@
 
 namespace moba {
 
-// A row of the step's hidden states whose logits choose a sequence's next token.
+// A row of the step's hidden states whose logits choose a sequence's next token. Rows do not
+// decrease; samples that fork share one.
 struct SampleRow {
   std::int32_t row = 0;
   Sequence* sequence = nullptr;
+  std::int64_t position = 0;  // of the token to be chosen
 };
 
 // Rows [row, row + count) of the step's hidden states predict the prompt tokens [first_target,
@@ -37,6 +39,7 @@ struct Batch {
   std::int32_t max_blocks_per_seq = 0;
   std::vector<std::int32_t> moba_topk;  // [num_layers, num_seqs]
   KvWritePlan kv_write_plan;
+  std::vector<PageCopy> page_copies;  // before anything is written
   std::vector<SampleRow> sample_rows;
   std::vector<PromptLogprobRows> prompt_logprob_rows;
 

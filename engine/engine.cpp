@@ -137,8 +137,10 @@ std::shared_ptr<RequestHandle::State> Engine::Impl::submit(Request request, Call
   const Clock::time_point arrival = Clock::now();
   std::unique_ptr<ActiveRequest> active =
       parts_.core->prepare(std::move(request), std::move(callbacks), arrival);
-  const auto state = std::make_shared<RequestHandle::State>(
-      next_id_.fetch_add(1, std::memory_order_relaxed), inbox_);
+  // A sample's sequence takes an id each.
+  const std::int64_t id = next_id_.fetch_add(static_cast<std::int64_t>(active->samples.size()),
+                                             std::memory_order_relaxed);
+  const auto state = std::make_shared<RequestHandle::State>(id, inbox_);
   const std::int64_t before = num_unfinished_.fetch_add(1, std::memory_order_relaxed);
   if (before >= max_num_unfinished_) {
     num_unfinished_.fetch_sub(1, std::memory_order_relaxed);

@@ -24,6 +24,7 @@ struct EngineCoreConfig {
   CacheGeometry geometry;
   AttentionOptions attention;
   SchedulerOptions scheduler;
+  bool enable_prefix_caching = true;
   std::int64_t num_pages = 0;
   std::int64_t max_model_len = 0;  // at most what the pages hold
   std::vector<std::int32_t> eos_token_ids;
@@ -46,7 +47,8 @@ class EngineCore {
   std::unique_ptr<ActiveRequest> prepare(Request request, Callbacks callbacks,
                                          Clock::time_point arrival) const;
 
-  // Queues it; its sequence carries the id.
+  // Queues it. Its samples' sequences have the ids from `id` on, which must be free and larger than
+  // those before.
   void add(std::unique_ptr<ActiveRequest> request, std::int64_t id);
   // Ends a request at once; unknown ids are those that have ended already.
   void cancel(std::int64_t id);
@@ -60,15 +62,24 @@ class EngineCore {
   EngineStats stats() const;
 
  private:
+  std::unique_ptr<ActiveSample> make_sample(const ActiveRequest& request,
+                                            const LayerAttention& attention, int index) const;
   void run_batch(const StepPlan& plan);
   void take_prompt_logprobs(const Batch& batch, StepResult& result);
   void take_prompt_progress(const ScheduledChunk& chunk, Clock::time_point now);
-  void take_sample(Sequence* sequence, StepResult::Sample& sample, Clock::time_point now);
-  void finish(ActiveRequest& request, FinishReason reason, std::string stop_reason);
+  void fork_samples(ActiveRequest& request);
+  void take_sample(ActiveRequest& request, ActiveSample& sample, StepResult::Sample& result,
+                   Clock::time_point now);
+  void end_sample(ActiveRequest& request, ActiveSample& sample, FinishReason reason,
+                  std::string stop_reason);
+  // Ends all samples that have not ended.
+  void finish(ActiveRequest& request, FinishReason reason, const std::string& stop_reason);
   void fail(ActiveRequest& request, StatusCode code, const std::string& message);
+  RequestOutput make_output(ActiveRequest& request) const;
+  RequestMetrics make_metrics(const ActiveRequest& request) const;
   void leave(ActiveRequest& request, Result<RequestOutput> result);
   // Null if it has left.
-  ActiveRequest* find(std::int64_t id);
+  ActiveRequest* find(std::int64_t request_id);
 
   EngineCoreConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;

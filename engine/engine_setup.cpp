@@ -161,6 +161,7 @@ EngineParts set_up_engine(const EngineConfig& config) {
       with_code(StatusCode::kInvalidCheckpoint, [&] { return load_generation_config(dir); });
   core.attention = config.attention;
   core.scheduler = config.scheduler;
+  core.enable_prefix_caching = config.cache.enable_prefix_caching;
   LayerAttention attention;
   with_code(StatusCode::kInvalidArgument, [&] {
     core.geometry = resolve_cache_geometry(core.model, config.attention, config.cache);

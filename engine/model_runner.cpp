@@ -6,6 +6,7 @@
 
 #include "device/check.h"
 #include "device/ops.h"
+#include "kvcache/copy_pages.h"
 
 namespace moba {
 namespace {
@@ -58,6 +59,7 @@ StepResult& ModelRunner::run(const Batch& batch) {
   forward.token_ids = view(batch.token_ids);
   forward.positions = view(batch.positions);
   forward.kv_write_plan = &batch.kv_write_plan;
+  copy_pages(context_, batch.page_copies, *cache_);
   attention_->plan(batch.attention_metadata());
   const TensorView hidden = model_->forward(forward, *cache_, *attention_);
 
@@ -71,8 +73,9 @@ TensorView ModelRunner::sample_hidden(const Batch& batch, const TensorView& hidd
   const auto row = [&](std::int64_t i) {
     return batch.sample_rows[static_cast<std::size_t>(first + i)].row;
   };
-  // Rows are in increasing order.
-  if (row(count - 1) - row(0) == count - 1) return hidden.rows(row(0), row(0) + count);
+  bool neighbours = true;
+  for (std::int64_t i = 1; i < count; ++i) neighbours = neighbours && row(i) == row(0) + i;
+  if (neighbours) return hidden.rows(row(0), row(0) + count);
   const TensorView indices = gather_indices_.view().rows(0, count);
   for (std::int64_t i = 0; i < count; ++i) indices.data<std::int32_t>()[i] = row(i);
   const TensorView out = gathered_.view().rows(0, count);
@@ -97,7 +100,7 @@ void ModelRunner::sample(const Batch& batch, const TensorView& hidden) {
       try {
         sample.token = samplers_[static_cast<std::size_t>(thread)].sample(
             {data + static_cast<std::size_t>(i) * vocab_size, vocab_size}, sequence.sampling,
-            sequence.num_tokens());
+            batch.sample_rows[index].position);
       } catch (const Error& error) {
         sample.error = error.what();
       }

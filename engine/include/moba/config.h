@@ -43,6 +43,9 @@ struct CacheOptions {
   std::int64_t memory_bytes = 0;
   // Tokens per page. 0: 64, or the largest power of two up to 64 that divides the MoBA block size.
   int block_size = 0;
+  // Keeps computed pages for requests that begin with the same tokens, until their memory is
+  // needed.
+  bool enable_prefix_caching = true;
 };
 
 struct SchedulerOptions {

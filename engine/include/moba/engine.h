@@ -38,9 +38,13 @@ struct EngineStats {
   std::int64_t num_steps = 0;
   std::int64_t num_prompt_tokens = 0;
   std::int64_t num_output_tokens = 0;
-  std::int64_t num_running = 0;   // requests that take part in steps
-  std::int64_t num_waiting = 0;   // requests that wait for their turn
-  std::int64_t num_finished = 0;  // requests that have ended, however
+  std::int64_t num_running = 0;               // requests that take part in steps
+  std::int64_t num_waiting = 0;               // requests that wait for their turn
+  std::int64_t num_finished = 0;              // requests that have ended, however
+  std::int64_t num_pages_cached = 0;          // kept for requests with the same beginning
+  std::int64_t num_preemptions = 0;           // of sequences, for want of pages
+  std::int64_t num_prefix_lookup_tokens = 0;  // of sequences when they started
+  std::int64_t num_prefix_hit_tokens = 0;     // of those, found in the cache
 };
 
 // A request that was submitted. Copies stand for the same request, and may outlive the engine.

@@ -30,6 +30,8 @@ struct Request {
   bool parse_special_tokens = false;
   SamplingParams sampling;
   AttentionOverride attention;
+  // Requests share computed pages of equal beginnings only with those of an equal salt.
+  std::string cache_salt;
   // Requests of a smaller number go first; in the order of arrival among equals.
   int priority = 0;
   // A request that has not ended by then ends as cancelled, with stop_reason "deadline"; counted
@@ -52,6 +54,7 @@ struct TokenEvent {
   // May be empty.
   const std::string& text;
   const TokenLogprob* logprob = nullptr;  // if asked for
+  int sample = 0;                         // of n
 };
 
 struct Callbacks {
@@ -67,7 +70,8 @@ struct Callbacks {
 
 struct RequestMetrics {
   std::int64_t num_prompt_tokens = 0;
-  std::int64_t num_output_tokens = 0;
+  std::int64_t num_cached_tokens = 0;      // of the prompt, found in the prefix cache
+  std::int64_t num_output_tokens = 0;      // of all samples
   double prompt_seconds = 0;               // from the first step to the first token's logits
   double time_to_first_token_seconds = 0;  // from the call, tokenising and waiting included
   double decode_seconds = 0;               // from the first token to the last
@@ -75,6 +79,16 @@ struct RequestMetrics {
   std::int64_t moba_blocks_available = 0;
 };
 
+// What samples 1, 2 ... of a request with n > 1 came to.
+struct SampleOutput {
+  std::vector<std::int32_t> token_ids;
+  std::string text;
+  FinishReason finish_reason = FinishReason::kNone;
+  std::string stop_reason;
+  std::vector<TokenLogprob> logprobs;
+};
+
+// The fields of a sample are those of the first.
 struct RequestOutput {
   std::vector<std::int32_t> prompt_ids;
   std::vector<std::int32_t> token_ids;  // the stop token, if one ended it, included
@@ -83,6 +97,7 @@ struct RequestOutput {
   std::string stop_reason;  // the stop string, or the stop token's name, that ended it; "deadline"
   std::vector<TokenLogprob> logprobs;
   std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, ...
+  std::vector<SampleOutput> more_samples;     // n - 1 of them
   RequestMetrics metrics;
 };
 

@@ -28,6 +28,10 @@ struct SamplingParams {
   // system's entropy.
   std::optional<std::uint64_t> seed;
 
+  // Samples of one prompt, which is computed once; each has its own random numbers. 1 to
+  // max_num_seqs.
+  int n = 1;
+
   // Absent: up to max_model_len. 0: nothing is generated (for prompt_logprobs).
   std::optional<int> max_tokens;
   int min_tokens = 0;             // end-of-sequence and stop tokens are forbidden before
