@@ -96,7 +96,12 @@ __attribute__((noinline)) void compute_scores(const AttendTile& tile, Pass& pass
     }
   }
   for_tail_rows(grouped, pass.num_rows, [&]<int kRows>(int row) {
-    score_rows<kRows>(tile, pass, row, 0, panels_seen(row + kRows - 1));
+    const int seen = panels_seen(row + kRows - 1);
+    for (int panel = 0; panel < seen; panel += kPanelsAtOnce<kRows>) {
+      const int end = panel + kPanelsAtOnce<kRows>;
+      score_rows<kRows>(tile, pass, row, panel, end < seen ? end : seen);
+      prefetch_step(pass);
+    }
   });
 }
 
@@ -282,7 +287,10 @@ __attribute__((noinline)) void accumulate_values(const AttendTile& tile, Pass& p
   }
   for_tail_rows(grouped, pass.num_rows, [&]<int kRows>(int row) {
     const int num_keys = limit_of(tile, pass, row + kRows - 1);
-    for (int d = 0; d < padded;) d += add_values_at<kRows>(tile, pass, row, d, num_keys);
+    for (int d = 0; d < padded;) {
+      d += add_values_at<kRows>(tile, pass, row, d, num_keys);
+      prefetch_step(pass);
+    }
   });
 }
 
@@ -293,11 +301,11 @@ void attend_tile(const AttendTile& tile) {
   pass.next_keys = static_cast<const char*>(tile.next_keys);
   pass.next_values = static_cast<const char*>(tile.next_values);
   pass.next_left = tile.next_keys != nullptr ? tile.next_bytes : 0;
-  // Steps of at least a group against a panel of keys and of dimensions each.
-  const std::int64_t steps = std::int64_t{tile.num_rows / kGroupRows} *
-                             (tile.num_keys + padded_dim(tile.head_dim)) /
-                             (kPanelKeys * kGroupPanels);
-  pass.next_step = steps == 0 ? 0 : (pass.next_left / steps / kCacheLine + 1) * kCacheLine;
+  // Steps: a group of rows, or four times fewer rows, against a panel of keys or of dimensions.
+  const int panels = (tile.num_keys + padded_dim(tile.head_dim)) / (kPanelKeys * kGroupPanels);
+  const int groups = tile.num_rows / kGroupRows;
+  const std::int64_t steps = groups > 0 ? std::int64_t{groups} * panels : (panels + 3) / 4;
+  pass.next_step = (pass.next_left / (steps + 1) / kCacheLine + 1) * kCacheLine;
   for (int row = 0; row < tile.num_rows; row += kPassRows) {
     const int left = tile.num_rows - row;
     pass.q = tile.q + row;

@@ -53,26 +53,27 @@ TEMPLATE_TEST_CASE("results do not depend on chunks, placement, threads or batch
   };
   const Case c = GENERATE(Case{{6, 2, 64, 64, 64}, 1500, 4}, Case{{6, 2, 64, 64, 64}, 1200, 0},
                           Case{{4, 1, 80, 16, 48}, 800, 3}, Case{{2, 2, 96, 32, 32}, 700, 8},
-                          Case{{8, 1, 128, 16, 512}, 2300, 2}, Case{{5, 1, 72, 16, 16}, 333, 1},
-                          Case{{3, 1, 64, 48, 48}, 1100, 0}, Case{{2, 1, 64, 64, 2048}, 5000, 2});
+                          Case{{4, 1, 128, 16, 512}, 1700, 2}, Case{{5, 1, 72, 16, 16}, 333, 1},
+                          Case{{3, 1, 64, 48, 48}, 1100, 0}, Case{{2, 1, 64, 64, 1536}, 3200, 2});
   for (const cpu::Isa isa : cpu::available_isas()) {
     if (isa == cpu::Isa::kAvx512Bf16) continue;
+    if (isa == cpu::Isa::kGeneric && c.length > 1200) continue;  // slow
     INFO(c.shape.describe() << ", k " << c.topk << " on " << cpu::isa_name(isa));
     AttentionWorld<TestType> world(c.shape, {c.length, 300}, 9, 2.0F);
     DeviceContext one(1, isa);
     DeviceContext two(2, isa);
-    DeviceContext many(7, isa);
+    DeviceContext many(5, isa);
     auto backend1 = create_attention_backend(one, world.config());
     auto backend2 = create_attention_backend(two, world.config());
-    auto backend7 = create_attention_backend(many, world.config());
+    auto backend5 = create_attention_backend(many, world.config());
     const std::vector<TestType> expected = run_in_chunks(world, *backend1, 0, {c.length}, c.topk);
 
     world.place_pages();
     CHECK(same_bits(expected, run_in_chunks(world, *backend2, 0, {c.length}, c.topk)));
-    for (const int largest : {2000, 200, 9}) {
+    for (const int largest : {2000, 200, c.length < 1000 ? 9 : 50}) {
       world.place_pages();
       const auto ends = random_ends(0, c.length, largest, world.rng());
-      CHECK(same_bits(expected, run_in_chunks(world, *backend7, 0, ends, c.topk)));
+      CHECK(same_bits(expected, run_in_chunks(world, *backend5, 0, ends, c.topk)));
     }
     // In the company of others: the sequence in two parts of one batch, and another in between.
     world.place_pages();

@@ -47,6 +47,9 @@ void check_chunk(AttentionWorld<T>& world, DeviceContext& context, std::int64_t 
   CHECK(deviation.near_ties * 20 <= deviation.rows);
 }
 
+// The instruction set that is used here.
+cpu::Isa context_isa() { return std::min(cpu::best_isa(), cpu::Isa::kAvx512); }
+
 struct ShapeAndK {
   AttentionShape shape;
   int topk;
@@ -80,7 +83,10 @@ TEMPLATE_TEST_CASE("attention agrees with the oracle around every boundary", "[a
     if (isa == cpu::Isa::kAvx512Bf16) continue;  // the same kernels
     DeviceContext context(2, isa);
     unsigned seed = 1;
+    int index = 0;
     for (const ShapeAndK& s : shapes()) {
+      // The lesser instruction sets: a part of the shapes.
+      if (isa != context_isa() && index++ % 4 != 0) continue;
       const std::int64_t block = s.shape.moba_block_size;
       const std::int64_t k = s.topk;
       std::set<std::int64_t> lengths{1,         block - 1,     block,         block + 1,
