@@ -242,12 +242,37 @@ TEST_CASE("inspect applies attention flags, and says what does not fit", "[progr
         std::string::npos);
 }
 
+TEST_CASE("bench latency times prompts and generation", "[program]") {
+  const RunResult result = run_moba({"bench", "latency", "-m", embedded_model(), "-p", "8,70", "-d",
+                                     "5", "-n", "3", "-r", "2", "--json"});
+  if (result.err.find("debug build") != std::string::npos) {
+    WARN("SKIPPED: this is a debug build, whose speed moba bench refuses to tell");
+    return;
+  }
+  REQUIRE(result.exit_code == 0);
+  const Json json = Json::parse(result.out);
+  REQUIRE(json.at("cases").size() == 3);
+  const Json& decode = json.at("cases")[2];
+  CHECK(decode.at("case") == "decode");
+  CHECK(decode.at("tokens") == 3);
+  CHECK(json.at("cases")[1].at("prompt_tokens") == 70);
+  for (const Json& item : json.at("cases")) {
+    CHECK(item.at("seconds").size() == 2);
+    CHECK(item.at("tokens_per_second").get<double>() > 0);
+  }
+  CHECK(run_ok({"bench", "latency", "--help"}).out.find("Usage: moba bench latency [OPTIONS]") !=
+        std::string::npos);
+  const RunResult wrong = run_moba({"bench", "latency", "--frobnicate"});
+  CHECK(wrong.exit_code == 2);
+  CHECK(wrong.err == "moba: error: unknown option --frobnicate (see moba bench latency --help)\n");
+}
+
 TEST_CASE("help and version", "[program]") {
   const RunResult version = run_ok({"--version"});
   CHECK(version.out.rfind("moba ", 0) == 0);
   const RunResult help = run_ok({"--help"});
   CHECK(help.err.empty());
-  for (const char* command : {"generate", "perplexity", "tokenize", "inspect"}) {
+  for (const char* command : {"generate", "perplexity", "tokenize", "inspect", "bench"}) {
     CHECK(help.out.find(command) != std::string::npos);
     CHECK(run_ok({command, "--help"}).out.find("Usage: moba " + std::string(command)) !=
           std::string::npos);
@@ -256,8 +281,11 @@ TEST_CASE("help and version", "[program]") {
 
 TEST_CASE("the manual names every flag that the help names", "[program]") {
   const std::string manual = read_file(repo_path("docs/cli.md"));
-  for (const char* command : {"generate", "perplexity", "tokenize", "inspect"}) {
-    const std::string help = run_ok({command, "--help"}).out;
+  const std::vector<std::vector<std::string>> commands{
+      {"generate"}, {"perplexity"}, {"tokenize"}, {"inspect"}, {"bench", "latency"}};
+  for (std::vector<std::string> command : commands) {
+    command.emplace_back("--help");
+    const std::string help = run_ok(command).out;
     for (std::size_t at = help.find("--"); at != std::string::npos; at = help.find("--", at + 2)) {
       std::size_t end = at + 2;
       while (end < help.size() &&

@@ -185,6 +185,10 @@ Command add_bench(CLI::App& program) {
   bench->require_subcommand(1);
   CLI::App* latency = bench->add_subcommand(
       "latency", "Time to read prompts and to generate, one request at a time");
+  latency->group("Commands");
+  latency->footer(
+      "Example:\n"
+      "  moba bench latency -m configs/models/moba-books-19m -p 512,2048 -d 1,2048");
   const auto options = std::make_shared<LatencyOptions>(*latency);
   return {bench, [options] { return run_latency(*options); }};
 }

@@ -55,9 +55,14 @@ std::vector<std::string> wrap(const std::string& text, std::size_t width) {
   return lines;
 }
 
-std::string HelpFormatter::make_usage(const CLI::App* app, std::string name) const {
-  if (app->get_parent() == nullptr) return "\nUsage: " + name + " COMMAND [OPTIONS]\n";
-  std::string usage = "\nUsage: moba " + app->get_name();
+std::string command_path(const CLI::App* app) {
+  if (app->get_parent() == nullptr) return "moba";
+  return command_path(app->get_parent()) + " " + app->get_name();
+}
+
+std::string HelpFormatter::make_usage(const CLI::App* app, std::string /*name*/) const {
+  std::string usage = "\nUsage: " + command_path(app);
+  if (!app->get_subcommands([](const CLI::App*) { return true; }).empty()) usage += " COMMAND";
   for (const CLI::Option* option : app->get_options()) {
     if (option->get_positional()) usage += " " + option->get_name(true, false);
   }

@@ -19,6 +19,9 @@ class HelpFormatter : public CLI::Formatter {
   std::string make_option(const CLI::Option* option, bool is_positional) const override;
 };
 
+// A command with those it stands under: "moba bench latency".
+std::string command_path(const CLI::App* app);
+
 // `text` in lines of at most `width` characters, broken at spaces; "\n" breaks a line.
 std::vector<std::string> wrap(const std::string& text, std::size_t width);
 

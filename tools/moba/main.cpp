@@ -39,12 +39,13 @@ std::string parse_message(const CLI::App& program, const CLI::ParseError& error,
     if (!has_command) return "no command given (commands: " + names + ")";
     return "unknown command " + std::string(argv[1]) + " (commands: " + names + ")";
   }
-  const std::string name = program.get_subcommands().front()->get_name();
+  const CLI::App* command = &program;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
   std::string message = error.what();
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
     message = message.substr(0, message.find(':')) + " needs a value";
   }
-  const std::vector<std::string> rest = program.get_subcommands().front()->remaining();
+  const std::vector<std::string> rest = command->remaining();
   if (!rest.empty()) {
     const auto option = std::find_if(rest.begin(), rest.end(), [](const std::string& argument) {
       return argument.size() > 1 && argument.front() == '-';
@@ -52,7 +53,7 @@ std::string parse_message(const CLI::App& program, const CLI::ParseError& error,
     message =
         option != rest.end() ? "unknown option " + *option : "unexpected argument " + rest.front();
   }
-  return message + " (see moba " + name + " --help)";
+  return message + " (see " + command_path(command) + " --help)";
 }
 
 int run(int argc, const char* const* argv) {
