@@ -39,6 +39,15 @@ bool has_fast_bf16() {
 #endif
 }
 
+constexpr std::int64_t kCommonL1Bytes = 32 << 10;
+constexpr std::int64_t kCommonL2Bytes = 512 << 10;
+
+// What the system says of a cache, or a common size where it does not tell.
+[[maybe_unused]] std::int64_t cache_bytes(int name, std::int64_t common) {
+  const std::int64_t bytes = sysconf(name);
+  return bytes > 0 ? bytes : common;
+}
+
 }  // namespace
 
 const char* isa_name(Isa isa) {
@@ -71,12 +80,20 @@ std::vector<Isa> available_isas() {
 }
 
 std::int64_t l1_cache_bytes() {
-  constexpr std::int64_t kCommon = 32 << 10;
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
-  static const std::int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
-  return bytes > 0 ? bytes : kCommon;
+  static const std::int64_t bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, kCommonL1Bytes);
+  return bytes;
 #else
-  return kCommon;
+  return kCommonL1Bytes;
+#endif
+}
+
+std::int64_t l2_cache_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const std::int64_t bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE, kCommonL2Bytes);
+  return bytes;
+#else
+  return kCommonL2Bytes;
 #endif
 }
 

@@ -26,7 +26,9 @@ bool isa_available(Isa isa);
 // The ones that are available, least first.
 std::vector<Isa> available_isas();
 
-// Bytes of the first-level data cache of a core, or a common size where the system does not tell.
+// Bytes of a core's first-level data cache and of its second-level cache, or common sizes where the
+// system does not tell.
 std::int64_t l1_cache_bytes();
+std::int64_t l2_cache_bytes();
 
 }  // namespace moba::cpu

@@ -9,8 +9,10 @@
 namespace moba::cpu {
 namespace {
 
-// Rows of x in one item: so many, times kLinearMaxKBlock floats, stay in the second-level cache.
-constexpr std::int64_t kMaxBlockRows = 96;
+// Rows of x in one item. The more, the fewer times weights are packed, as long as the packed rows
+// stay in the second-level cache beside the weights that come.
+constexpr std::int64_t kMinBlockRows = 96;
+constexpr std::int64_t kMaxBlockRows = 384;
 // Columns of one item of packed products.
 constexpr std::int64_t kMinBlockColumns = 32;
 constexpr std::int64_t kMaxBlockColumns = 256;
@@ -32,6 +34,13 @@ std::int64_t round_up(std::int64_t a, std::int64_t multiple) {
 std::byte* at(const TensorView& t, std::int64_t element) {
   return static_cast<std::byte*>(t.raw()) +
          static_cast<std::size_t>(element) * dtype_size(t.dtype());
+}
+
+std::int64_t block_rows(std::int64_t k) {
+  const std::int64_t row_bytes =
+      std::min(k, linear_k_block(k)) * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t rows = l2_cache_bytes() / 8 * 5 / std::max<std::int64_t>(row_bytes, 1);
+  return std::clamp(rows, kMinBlockRows, kMaxBlockRows);
 }
 
 LinearKernels kernels_for(Isa isa, DType x, DType weight) {
@@ -139,7 +148,7 @@ void linear_few_rows(DeviceContext& context, const TensorView& x,
 void linear_many_rows(DeviceContext& context, const TensorView& x,
                       std::span<const LinearTask> tasks) {
   const std::int64_t m_total = x.dim(0);
-  const std::int64_t num_row_blocks = ceil_div(m_total, kMaxBlockRows);
+  const std::int64_t num_row_blocks = ceil_div(m_total, block_rows(x.dim(1)));
   std::int64_t total_columns = 0;
   for (const LinearTask& task : tasks) total_columns += task.weight.dim(0);
   const std::int64_t columns_per_item = round_up(

@@ -154,14 +154,19 @@ MOBA_SIMD_INLINE void reduce_tile(const Vec (&sum)[kCount], float* out) {
   }
   if (s < steps) step(x, w);
 
-  float sums[kRowTile * kColumnTile];
-  reduce_tile(sum, sums);
+  // Straight to where they belong: K is short, so what follows the loop counts.
+  static_assert(kColumnTile == 4);
   MOBA_UNROLL
   for (int i = 0; i < kRowTile; ++i) {
-    MOBA_UNROLL
-    for (int j = 0; j < kColumnTile; ++j) {
-      const float value = sums[i * kColumnTile + j];
-      c[i * ldc + j] = first ? value : c[i * ldc + j] + value;
+    const Vec* row = sum + i * kColumnTile;
+    float* out = c + i * ldc;
+    if (first) {
+      reduce_add4(row[0], row[1], row[2], row[3], out);
+    } else {
+      float part[kColumnTile];
+      reduce_add4(row[0], row[1], row[2], row[3], part);
+      MOBA_UNROLL
+      for (int j = 0; j < kColumnTile; ++j) out[j] += part[j];
     }
   }
 }
