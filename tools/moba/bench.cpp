@@ -22,6 +22,10 @@
 namespace moba::cli {
 namespace {
 
+// Each case runs once untimed first, in short, so that pages are touched and caches warm.
+constexpr std::int64_t kMaxWarmUpTokens = 2048;
+constexpr std::int64_t kWarmUpOutput = 8;
+
 struct LatencyOptions {
   explicit LatencyOptions(CLI::App& app)
       : settings(app, {SettingScope::kModel, SettingScope::kEngine, SettingScope::kAttention}),
@@ -141,12 +145,12 @@ int run_latency(const LatencyOptions& options) {
     // The first token comes with the prompt.
     for (const std::int64_t depth : depths) cases.push_back({"decode", depth, generated, {}});
   }
-  runner.run(64, 8);  // touches the weights
   for (Case& c : cases) {
+    const bool is_decode = c.name == "decode";
+    runner.run(std::min(c.length, kMaxWarmUpTokens), is_decode ? kWarmUpOutput : 1);
     for (std::size_t i = 0; i < repeats && interrupt_signal() == 0; ++i) {
-      const bool decode = c.name == "decode";
-      const RequestMetrics metrics = runner.run(c.length, decode ? c.tokens + 1 : 1);
-      c.seconds.push_back(decode ? metrics.decode_seconds : metrics.prompt_seconds);
+      const RequestMetrics metrics = runner.run(c.length, is_decode ? c.tokens + 1 : 1);
+      c.seconds.push_back(is_decode ? metrics.decode_seconds : metrics.prompt_seconds);
     }
   }
   if (const int signal = interrupt_signal(); signal != 0) return 128 + signal;
