@@ -36,7 +36,8 @@ struct Inbox {
   };
   std::mutex mutex;
   std::condition_variable filled;
-  std::vector<Arrival> arrivals;
+  std::vector<Arrival> arrivals;  // by id
+  std::int64_t next_id = 0;
   std::vector<std::int64_t> cancels;
   bool stop = false;
 };
@@ -112,11 +113,34 @@ class Engine::Impl {
   const EngineParts& parts() const { return parts_; }
   const TokenizerHandle& tokenizer() const { return tokenizer_; }
   EngineStats stats() const {
-    const std::lock_guard lock(stats_mutex_);
-    return stats_;
+    EngineStats stats;
+    {
+      const std::lock_guard lock(stats_mutex_);
+      stats = stats_;
+    }
+    stats.num_refused = num_refused_.load(std::memory_order_relaxed);
+    return stats;
   }
 
  private:
+  // A request's place among those that have not ended; gives it back unless it is kept.
+  class Place {
+   public:
+    // Throws StatusError if there is none.
+    explicit Place(Impl& impl);
+    Place(const Place&) = delete;
+    Place& operator=(const Place&) = delete;
+    ~Place() {
+      if (!kept_) impl_.num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
+    }
+    void keep() { kept_ = true; }
+
+   private:
+    Impl& impl_;
+    bool kept_ = false;
+  };
+
+  std::shared_ptr<RequestHandle::State> enqueue(Request request, Callbacks callbacks);
   void run();
   // Waits for work; false when the engine is to end.
   bool take_inbox();
@@ -125,35 +149,50 @@ class Engine::Impl {
   EngineParts parts_;
   TokenizerHandle tokenizer_;
   const std::int64_t max_num_unfinished_;
-  std::atomic<std::int64_t> next_id_{0};
   std::atomic<std::int64_t> num_unfinished_{0};
+  std::atomic<std::int64_t> num_refused_{0};
   std::shared_ptr<Inbox> inbox_;
   mutable std::mutex stats_mutex_;
   EngineStats stats_;
   std::thread thread_;  // last: it uses all the others
 };
 
+Engine::Impl::Place::Place(Impl& impl) : impl_(impl) {
+  const std::int64_t before = impl_.num_unfinished_.fetch_add(1, std::memory_order_relaxed);
+  if (before < impl_.max_num_unfinished_) return;
+  impl_.num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
+  throw StatusError(StatusCode::kResourceExhausted,
+                    concat("the queue is full: ", before, " requests are running or waiting"));
+}
+
 std::shared_ptr<RequestHandle::State> Engine::Impl::submit(Request request, Callbacks callbacks) {
+  try {
+    return enqueue(std::move(request), std::move(callbacks));
+  } catch (...) {
+    num_refused_.fetch_add(1, std::memory_order_relaxed);
+    throw;
+  }
+}
+
+std::shared_ptr<RequestHandle::State> Engine::Impl::enqueue(Request request, Callbacks callbacks) {
   const Clock::time_point arrival = Clock::now();
+  // First of all: a full queue costs its callers no tokenising.
+  Place place(*this);
   std::unique_ptr<ActiveRequest> active =
       parts_.core->prepare(std::move(request), std::move(callbacks), arrival);
   // A sample's sequence takes an id each.
-  const std::int64_t id = next_id_.fetch_add(static_cast<std::int64_t>(active->samples.size()),
-                                             std::memory_order_relaxed);
+  const auto num_ids = static_cast<std::int64_t>(active->samples.size());
+  const std::lock_guard lock(inbox_->mutex);
+  const std::int64_t id = inbox_->next_id;
   const auto state = std::make_shared<RequestHandle::State>(id, inbox_);
-  const std::int64_t before = num_unfinished_.fetch_add(1, std::memory_order_relaxed);
-  if (before >= max_num_unfinished_) {
-    num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
-    throw StatusError(StatusCode::kResourceExhausted,
-                      concat("the queue is full: ", before, " requests are running or waiting"));
-  }
   active->on_finish = [this, state](Result<RequestOutput> result) {
     num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
     publish_stats();
     state->finish(std::move(result));
   };
-  const std::lock_guard lock(inbox_->mutex);
-  inbox_->arrivals.push_back({std::move(active), state->id()});
+  inbox_->arrivals.push_back({std::move(active), id});
+  inbox_->next_id += num_ids;
+  place.keep();
   inbox_->filled.notify_one();
   return state;
 }
@@ -161,6 +200,7 @@ std::shared_ptr<RequestHandle::State> Engine::Impl::submit(Request request, Call
 bool Engine::Impl::take_inbox() {
   std::vector<Inbox::Arrival> arrivals;
   std::vector<std::int64_t> cancels;
+  bool stop = false;
   {
     std::unique_lock lock(inbox_->mutex);
     inbox_->filled.wait(lock, [this] {
@@ -169,19 +209,14 @@ bool Engine::Impl::take_inbox() {
     });
     arrivals.swap(inbox_->arrivals);
     cancels.swap(inbox_->cancels);
-    if (inbox_->stop) {
-      // Nothing arrives any more; what came last ends as cancelled with the others.
-      for (Inbox::Arrival& arrival : arrivals) {
-        parts_.core->add(std::move(arrival.request), arrival.id);
-      }
-      return false;
-    }
+    stop = inbox_->stop;
   }
+  // When it is to end nothing arrives any more; what came last ends as cancelled with the others.
   for (Inbox::Arrival& arrival : arrivals) {
     parts_.core->add(std::move(arrival.request), arrival.id);
   }
   for (const std::int64_t id : cancels) parts_.core->cancel(id);
-  return true;
+  return !stop;
 }
 
 void Engine::Impl::run() {

@@ -78,6 +78,13 @@ void hash_pages(Sequence& sequence, int block_size) {
   }
 }
 
+Status status_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return Status(StatusCode::kResourceExhausted, "out of memory in a step");
+  }
+  return Status(StatusCode::kInternal, error.what());
+}
+
 // Runs a callback of the caller's; a text for the error it threw.
 template <typename F>
 std::string guarded(F&& call) {
@@ -195,12 +202,23 @@ void EngineCore::add(std::unique_ptr<ActiveRequest> request, std::int64_t id) {
     sample->sequence.id = sequence_id++;
     sample->sequence.request_id = id;
   }
-  ActiveSample& first = *request->samples.front();
-  // Cannot fail: prepare() has held length and samples against what there is.
-  scheduler_.add(&first.sequence);
-  first.scheduled = true;
-  if (request->deadline) deadlines_.emplace(*request->deadline, id);
-  requests_.emplace(id, std::move(request));
+  ActiveRequest& added = *request;
+  try {
+    requests_.emplace(id, std::move(request));
+    // So that leaving takes no memory.
+    if (left_.capacity() < requests_.size()) left_.reserve(2 * requests_.size());
+    if (added.deadline) deadlines_.emplace(*added.deadline, id);
+    // Fails for want of memory only: prepare() has held length and samples against what there is.
+    scheduler_.add(&added.samples.front()->sequence);
+    added.samples.front()->scheduled = true;
+  } catch (const std::exception& error) {
+    if (find(id) != nullptr) {
+      fail(added, status_of(error));
+    } else {
+      guarded([&] { request->on_finish(status_of(error)); });
+    }
+  }
+  left_.clear();
 }
 
 ActiveRequest* EngineCore::find(std::int64_t request_id) {
@@ -208,34 +226,55 @@ ActiveRequest* EngineCore::find(std::int64_t request_id) {
   return it == requests_.end() ? nullptr : it->second.get();
 }
 
-void EngineCore::cancel(std::int64_t id) {
-  if (ActiveRequest* request = find(id)) finish(*request, FinishReason::kCancelled, "");
-  left_.clear();
-}
-
-void EngineCore::expire(Clock::time_point now) {
-  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
-    finish(*find(deadlines_.begin()->second), FinishReason::kCancelled, "deadline");
+// Runs a part of a step. An exception that gets here leaves nothing to rely on.
+template <typename F>
+void EngineCore::protect(F&& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    start_over(status_of(error));
   }
   left_.clear();
 }
 
+void EngineCore::cancel(std::int64_t id) {
+  protect([&] {
+    if (ActiveRequest* request = find(id)) finish(*request, FinishReason::kCancelled, "");
+  });
+}
+
+void EngineCore::expire(Clock::time_point now) {
+  protect([&] {
+    while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+      finish(*find(deadlines_.begin()->second), FinishReason::kCancelled, "deadline");
+    }
+  });
+}
+
 void EngineCore::step() {
+  protect([this] { run_step(); });
+}
+
+void EngineCore::start_over(const Status& status) {
+  scheduler_.reset();
+  for (const auto& [id, request] : requests_) {
+    for (const auto& sample : request->samples) sample->scheduled = false;
+  }
+  while (!requests_.empty()) fail(*requests_.begin()->second, status);
+}
+
+void EngineCore::run_step() {
   const StepPlan& plan = scheduler_.schedule();
   if (plan.chunks.empty()) return;
   chunks_ = plan.chunks;
   try {
     run_batch(plan);
   } catch (const std::exception& error) {
-    const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+    const Status status = status_of(error);
     for (const ScheduledChunk& chunk : chunks_) {
-      if (ActiveRequest* request = find(chunk.sequence->request_id)) {
-        fail(*request, memory ? StatusCode::kResourceExhausted : StatusCode::kInternal,
-             memory ? "out of memory in a step" : error.what());
-      }
+      if (ActiveRequest* request = find(chunk.sequence->request_id)) fail(*request, status);
     }
   }
-  left_.clear();
 }
 
 void EngineCore::run_batch(const StepPlan& plan) {
@@ -268,7 +307,7 @@ void EngineCore::take_prompt_logprobs(const Batch& batch, StepResult& result) {
     ActiveRequest* request = find(rows.sequence->request_id);
     if (request == nullptr) continue;
     if (!result.prompt_logprob_errors[i].empty()) {
-      fail(*request, StatusCode::kInternal, result.prompt_logprob_errors[i]);
+      fail(*request, Status(StatusCode::kInternal, result.prompt_logprob_errors[i]));
       continue;
     }
     std::vector<TokenLogprob>& out = request->prompt_logprobs;
@@ -293,7 +332,7 @@ void EngineCore::take_prompt_progress(const ScheduledChunk& chunk, Clock::time_p
     bool go_on = true;
     const std::string error =
         guarded([&] { go_on = request->callbacks.on_prompt(computed, total); });
-    if (!error.empty()) return fail(*request, StatusCode::kInternal, error);
+    if (!error.empty()) return fail(*request, Status(StatusCode::kInternal, error));
     if (!go_on) return finish(*request, FinishReason::kCancelled, "");
   }
   if (computed == total && !sequence.wants_more()) finish(*request, FinishReason::kLength, "");
@@ -313,7 +352,7 @@ void EngineCore::fork_samples(ActiveRequest& request) {
 
 void EngineCore::take_sample(ActiveRequest& request, ActiveSample& sample,
                              StepResult::Sample& result, Clock::time_point now) {
-  if (!result.error.empty()) return fail(request, StatusCode::kInternal, result.error);
+  if (!result.error.empty()) return fail(request, Status(StatusCode::kInternal, result.error));
 
   const std::int32_t token_id = result.token.token_id;
   Sequence& sequence = sample.sequence;
@@ -332,7 +371,7 @@ void EngineCore::take_sample(ActiveRequest& request, ActiveSample& sample,
                            sequence.sample};
     bool go_on = true;
     const std::string error = guarded([&] { go_on = request.callbacks.on_token(event); });
-    if (!error.empty()) return fail(request, StatusCode::kInternal, error);
+    if (!error.empty()) return fail(request, Status(StatusCode::kInternal, error));
     if (!go_on) {
       if (ended) {
         end_sample(request, sample, sample.stream->finish_reason(), sample.stream->stop_reason());
@@ -427,9 +466,7 @@ RequestOutput EngineCore::make_output(ActiveRequest& request) const {
   return output;
 }
 
-void EngineCore::fail(ActiveRequest& request, StatusCode code, const std::string& message) {
-  leave(request, Status(code, message));
-}
+void EngineCore::fail(ActiveRequest& request, const Status& status) { leave(request, status); }
 
 void EngineCore::leave(ActiveRequest& request, Result<RequestOutput> result) {
   for (const auto& sample : request.samples) {

@@ -30,8 +30,8 @@ struct EngineCoreConfig {
   std::vector<std::int32_t> eos_token_ids;
 };
 
-// One thread, but for prepare(). Callbacks run inside step(), cancel() and expire(); they must not
-// call the core.
+// One thread, but for prepare(). Callbacks run inside add(), step(), cancel() and expire(); they
+// must not call the core.
 class EngineCore {
  public:
   // Throws StatusError for options out of range.
@@ -48,7 +48,7 @@ class EngineCore {
                                          Clock::time_point arrival) const;
 
   // Queues it. Its samples' sequences have the ids from `id` on, which must be free and larger than
-  // those before.
+  // those before. What cannot be queued (for want of memory) ends at once with the error.
   void add(std::unique_ptr<ActiveRequest> request, std::int64_t id);
   // Ends a request at once; unknown ids are those that have ended already.
   void cancel(std::int64_t id);
@@ -56,7 +56,9 @@ class EngineCore {
   // Ends the requests whose time is up.
   void expire(Clock::time_point now);
   bool has_work() const { return !requests_.empty(); }
-  // Computes one batch and hands out its tokens.
+  // Computes one batch and hands out its tokens. An error of the model ends the requests that were
+  // in the batch. One of the engine's own books, in any of these calls, ends all requests, and the
+  // engine goes on with empty ones.
   void step();
 
   EngineStats stats() const;
@@ -64,7 +66,12 @@ class EngineCore {
  private:
   std::unique_ptr<ActiveSample> make_sample(const ActiveRequest& request,
                                             const LayerAttention& attention, int index) const;
+  template <typename F>
+  void protect(F&& body);
+  void run_step();
   void run_batch(const StepPlan& plan);
+  // Ends all requests with an error, without asking the scheduler, which starts afresh.
+  void start_over(const Status& status);
   void take_prompt_logprobs(const Batch& batch, StepResult& result);
   void take_prompt_progress(const ScheduledChunk& chunk, Clock::time_point now);
   void fork_samples(ActiveRequest& request);
@@ -74,7 +81,7 @@ class EngineCore {
                   std::string stop_reason);
   // Ends all samples that have not ended.
   void finish(ActiveRequest& request, FinishReason reason, const std::string& stop_reason);
-  void fail(ActiveRequest& request, StatusCode code, const std::string& message);
+  void fail(ActiveRequest& request, const Status& status);
   RequestOutput make_output(ActiveRequest& request) const;
   RequestMetrics make_metrics(const ActiveRequest& request) const;
   void leave(ActiveRequest& request, Result<RequestOutput> result);

@@ -99,6 +99,17 @@ void Scheduler::remove(Sequence* sequence) {
   wake_deferred();
 }
 
+void Scheduler::reset() {
+  waiting_.clear();
+  deferred_.clear();
+  running_.clear();
+  num_seats_ = 0;
+  plan_.chunks.clear();
+  plan_.copies.clear();
+  plan_.num_tokens = 0;
+  cache_.reset();
+}
+
 PrefixKey Scheduler::prefix_key(const Sequence& sequence) const {
   const auto pages = std::min<std::size_t>(
       sequence.page_hashes.size(),
@@ -143,6 +154,7 @@ void Scheduler::preempt_last() {
   sequence->num_computed_tokens = 0;
   waiting_.insert(sequence);
   ++stats_.num_preemptions;
+  wake_deferred();
 }
 
 // Makes room for a sequence of a smaller (more urgent) priority.
@@ -266,22 +278,23 @@ std::int64_t Scheduler::take_pages(std::size_t index, std::int64_t wanted) {
   Sequence* sequence = running_[index];
   const std::int64_t first = sequence->num_computed_tokens;
   std::vector<std::int32_t>& table = sequence->block_table;
-  const bool shares_page =
-      first % config_.block_size != 0 &&
-      allocator_.num_holders(table[static_cast<std::size_t>(first / config_.block_size)]) > 1;
+  // Of a page that is not full and that others hold too; they may be preempted below.
+  const auto num_copies = [&]() -> std::int64_t {
+    const auto page = static_cast<std::size_t>(first / config_.block_size);
+    return first % config_.block_size != 0 && allocator_.num_holders(table[page]) > 1 ? 1 : 0;
+  };
   const auto missing = [&] {
-    return pages_of(first + wanted) - static_cast<std::int64_t>(table.size()) +
-           (shares_page ? 1 : 0);
+    return pages_of(first + wanted) - static_cast<std::int64_t>(table.size()) + num_copies();
   };
   while (missing() > cache_.num_available() && running_.size() > index + 1) preempt_last();
   // None is behind it: as far as the pages reach.
   if (missing() > cache_.num_available()) {
     const std::int64_t pages =
-        static_cast<std::int64_t>(table.size()) + cache_.num_available() - (shares_page ? 1 : 0);
+        static_cast<std::int64_t>(table.size()) + cache_.num_available() - num_copies();
     wanted = pages * config_.block_size - first;
     if (wanted <= 0) return 0;
   }
-  if (shares_page) copy_if_shared(sequence);
+  if (num_copies() > 0) give_own_page(sequence);
   const std::int64_t pages = pages_of(first + wanted) - static_cast<std::int64_t>(table.size());
   if (pages > 0) {
     MOBA_CHECK(cache_.allocate(pages, table), "sequence ", sequence->id, " needs ", pages,
@@ -290,12 +303,10 @@ std::int64_t Scheduler::take_pages(std::size_t index, std::int64_t wanted) {
   return wanted;
 }
 
-// The sequence is about to write into its first page that is not full: it gets one of its own.
-void Scheduler::copy_if_shared(Sequence* sequence) {
+// The sequence is about to write into a page that others hold too: it gets a copy of its own.
+void Scheduler::give_own_page(Sequence* sequence) {
   const auto index = static_cast<std::size_t>(sequence->num_computed_tokens / config_.block_size);
   std::int32_t& page = sequence->block_table[index];
-  // A holder may have been preempted meanwhile.
-  if (allocator_.num_holders(page) == 1) return;
   std::vector<std::int32_t> own;
   MOBA_CHECK(cache_.allocate(1, own), "sequence ", sequence->id, " needs a page of its own");
   plan_.copies.push_back({page, own[0]});

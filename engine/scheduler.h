@@ -96,6 +96,9 @@ class Scheduler {
   std::int64_t num_pages_in_use() const { return cache_.num_in_use(); }
   std::int64_t num_pages_cached() const { return cache_.num_cached(); }
   const SchedulerStats& stats() const { return stats_; }
+  // Forgets all sequences, touching none of them, and the cache. For when something went wrong:
+  // takes no memory and cannot fail.
+  void reset();
   // Forgets what is cached and not in use.
   void clear_cache() { cache_.clear(); }
 
@@ -108,7 +111,7 @@ class Scheduler {
   // A waiting sequence that another one's progress will serve.
   struct Deferred {
     Sequence* sequence;
-    const Sequence* until;
+    const Sequence* until;    // runs: those it no longer serves are woken before it is let go
     std::int64_t num_tokens;  // that it must have computed
   };
 
@@ -127,7 +130,7 @@ class Scheduler {
   void decide_shares();
   void share_out(std::int64_t budget, std::int64_t most);
   std::int64_t take_pages(std::size_t index, std::int64_t wanted);
-  void copy_if_shared(Sequence* sequence);
+  void give_own_page(Sequence* sequence);
   void cache_full_pages(const ScheduledChunk& chunk);
 
   SchedulerConfig config_;

@@ -1,5 +1,6 @@
 #include "kvcache/block_allocator.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "device/check.h"
@@ -10,7 +11,13 @@ BlockAllocator::BlockAllocator(std::int32_t num_blocks)
     : num_holders_(static_cast<std::size_t>(num_blocks < 0 ? 0 : num_blocks), 0) {
   MOBA_CHECK(num_blocks >= 0, "a cache of ", num_blocks, " pages");
   free_.reserve(num_holders_.size());
-  for (std::int32_t id = num_blocks - 1; id >= 0; --id) free_.push_back(id);
+  reset();
+}
+
+void BlockAllocator::reset() {
+  free_.clear();
+  for (std::int32_t id = num_blocks() - 1; id >= 0; --id) free_.push_back(id);
+  std::fill(num_holders_.begin(), num_holders_.end(), 0);
 }
 
 bool BlockAllocator::allocate(std::int32_t count, std::vector<std::int32_t>& table) {

@@ -30,6 +30,8 @@ class BlockAllocator {
   // range or already free; the ids after it in the list have then been dealt with.
   void free(const std::vector<std::int32_t>& blocks);
   void free(std::int32_t block);
+  // All pages are free, whoever held them. Takes no memory.
+  void reset();
 
  private:
   std::vector<std::int32_t>

@@ -167,4 +167,12 @@ void PrefixCache::clear() {
   while (oldest_ != kNone) evict_oldest();
 }
 
+void PrefixCache::reset() {
+  by_hash_.clear();
+  std::fill(entries_.begin(), entries_.end(), Entry());
+  oldest_ = newest_ = kNone;
+  num_evictable_ = 0;
+  allocator_.reset();
+}
+
 }  // namespace moba

@@ -74,6 +74,8 @@ class PrefixCache {
 
   // Evicts all that only the cache holds.
   void clear();
+  // All pages are free, whoever held them. Takes no memory.
+  void reset();
 
  private:
   static constexpr std::int32_t kNone = -1;

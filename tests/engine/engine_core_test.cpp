@@ -55,6 +55,7 @@ struct Fixture {
     active->on_finish = [this, id](Result<RequestOutput> result) {
       outcomes.emplace(id, std::move(result));
     };
+    if (on_add) on_add(*active);
     core->add(std::move(active), id);
     return id;
   }
@@ -76,6 +77,7 @@ struct Fixture {
   }
 
   EngineCoreConfig config_;
+  std::function<void(ActiveRequest&)> on_add;
   HashRunner* runner = nullptr;
   std::unique_ptr<EngineCore> core;
   std::map<std::int64_t, Result<RequestOutput>> outcomes;
@@ -322,6 +324,35 @@ TEST_CASE("a failed step fails its requests, the engine goes on", "[engine_core]
   const std::int64_t b = f.submit(good);
   f.run();
   CHECK(f.output(b).token_ids == f.expected(good, 10));
+}
+
+TEST_CASE("an error in the engine's own books ends its requests, the engine goes on",
+          "[engine_core]") {
+  Fixture f(small_config(50, 16, 2));
+  ActiveRequest* broken = nullptr;
+  f.on_add = [&](ActiveRequest& request) { broken = &request; };
+  const std::int64_t a = f.submit(make_request(20, 30));
+  f.on_add = nullptr;
+  const std::int64_t b = f.submit(make_request(20, 30, 2));
+  f.core->step();
+  f.core->step();
+  // Nobody holds that page: the scheduler finds out when it preempts the request.
+  broken->samples[0]->sequence.block_table.push_back(49);
+  Request urgent = make_request(20, 5, 3);
+  urgent.priority = -1;
+  urgent.sampling.n = 2;
+  const std::int64_t c = f.submit(urgent);
+  CHECK_NOTHROW(f.core->step());
+  for (const std::int64_t id : {a, b, c}) {
+    CHECK(f.outcomes.at(id).status().code() == StatusCode::kInternal);
+    CHECK_THAT(f.outcomes.at(id).status().message(), Contains("page 49 freed twice"));
+  }
+  CHECK(f.core->stats().num_pages_in_use == 0);
+  CHECK(f.core->stats().num_pages_cached == 0);
+  const Request good = make_request(30, 10, 9);
+  const std::int64_t d = f.submit(good);
+  f.run();
+  CHECK(f.output(d).token_ids == f.expected(good, 10));
 }
 
 TEST_CASE("a common beginning is computed once", "[engine_core]") {

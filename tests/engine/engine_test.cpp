@@ -345,6 +345,9 @@ TEST_CASE("a full queue refuses, an engine that goes ends its requests", "[engin
   REQUIRE_FALSE(third.ok());
   CHECK(third.status().code() == StatusCode::kResourceExhausted);
   CHECK_THAT(third.status().message(), Contains("queue is full: 2"));
+  // It is refused before anything is looked at.
+  CHECK_THAT(engine->submit({}).status().message(), Contains("queue is full: 2"));
+  CHECK(engine->stats().num_refused == 2);
   engine.reset();
   REQUIRE(first.value().wait().ok());
   CHECK(first.value().wait().value().finish_reason == FinishReason::kCancelled);

@@ -184,6 +184,68 @@ TEST_CASE("removal gives pages back at any moment", "[scheduler]") {
   CHECK_THAT(message_of([&] { scheduler.remove(a.get()); }), Contains("not scheduled"));
 }
 
+// A sequence that shares pages with others of the same root.
+std::unique_ptr<Sequence> make_sharing(std::int64_t id, std::int64_t prompt, std::int64_t output,
+                                       int block_size = 4) {
+  auto sequence = make_sequence(id, prompt, output);
+  sequence->prefix_root = std::make_shared<const std::string>("root");
+  std::uint64_t hash = prefix_root_hash(*sequence->prefix_root);
+  const auto size = static_cast<std::size_t>(block_size);
+  for (std::size_t i = 0; i + size <= sequence->tokens.size(); i += size) {
+    hash = prefix_page_hash(hash, std::span(sequence->tokens).subspan(i, size));
+    sequence->page_hashes.push_back(hash);
+  }
+  return sequence;
+}
+
+TEST_CASE("who waits for a sequence that is preempted and then removed goes on", "[scheduler]") {
+  Scheduler scheduler(make_config(16, 2, 100));
+  auto reader = make_sharing(1, 60, 5);
+  const auto follower = make_sharing(2, 60, 5);
+  scheduler.add(reader.get());
+  scheduler.add(follower.get());
+  step(scheduler);
+  const auto urgent = make_sequence(3, 4, 2);
+  urgent->priority = -1;
+  urgent->num_seats = 2;
+  scheduler.add(urgent.get());
+  step(scheduler);
+  REQUIRE(urgent->is_running);
+  REQUIRE_FALSE(reader->is_running);
+  scheduler.remove(reader.get());
+  reader.reset();
+  step(scheduler);
+  scheduler.remove(urgent.get());
+  for (int i = 0; i < 6; ++i) step(scheduler);
+  CHECK(follower->num_output_tokens() > 0);
+  scheduler.remove(follower.get());
+  CHECK(scheduler.num_pages_in_use() == 0);
+}
+
+TEST_CASE("the last of two that share a page needs no copy", "[scheduler]") {
+  // The cache is full with the parent's pages; preempting the child frees none of them.
+  Scheduler scheduler(make_config(16, 2, 3));
+  const auto parent = make_sequence(1, 10, 3);
+  const auto child = make_sequence(2, 10, 3);
+  parent->num_seats = 2;
+  scheduler.add(parent.get());
+  step(scheduler);
+  REQUIRE(parent->num_output_tokens() == 1);
+  parent->tokens.pop_back();
+  scheduler.fork(parent.get(), child.get());
+  parent->tokens.push_back(9);
+  child->tokens.push_back(8);
+  for (Sequence* sequence : {parent.get(), child.get()}) {
+    for (int i = 0; i < 10 && sequence->wants_more(); ++i) {
+      const std::int64_t before = sequence->num_computed_tokens;
+      step(scheduler);
+      REQUIRE(sequence->num_computed_tokens > before);
+    }
+    scheduler.remove(sequence);
+  }
+  CHECK(scheduler.num_pages_in_use() == 0);
+}
+
 TEST_CASE("random arrivals and cancels keep the promises", "[scheduler]") {
   std::mt19937 random(GENERATE(1, 2, 3, 4, 5));
   const auto between = [&random](int low, int high) {

@@ -41,6 +41,7 @@ struct EngineStats {
   std::int64_t num_running = 0;               // requests that take part in steps
   std::int64_t num_waiting = 0;               // requests that wait for their turn
   std::int64_t num_finished = 0;              // requests that have ended, however
+  std::int64_t num_refused = 0;               // requests that submit() did not take
   std::int64_t num_pages_cached = 0;          // kept for requests with the same beginning
   std::int64_t num_preemptions = 0;           // of sequences, for want of pages
   std::int64_t num_prefix_lookup_tokens = 0;  // of sequences when they started
