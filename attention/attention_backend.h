@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "attention/attention_metadata.h"
 #include "device/context.h"
@@ -21,7 +22,7 @@ struct AttentionConfig {
   int block_size = 0;             // tokens per page
   int moba_block_size = 0;        // tokens per MoBA block, a multiple of block_size
   float softmax_scale = 0;        // 1/sqrt(head_dim) for every model so far
-  DType dtype = DType::kFloat32;  // of q, out and the cache: float32 or bfloat16
+  DType dtype = DType::kFloat32;  // of q, out and the cache: float32, bfloat16 or (CUDA) float16
   int max_num_batched_tokens = 0;
   int max_num_seqs = 0;
   std::int64_t max_model_len = 0;
@@ -44,6 +45,8 @@ struct AttentionStats {
 // A query's result depends, bit for bit, only on the query and on its sequence's keys, values and
 // centroids: not on the chunk or batch it comes in, on page placement or on the number of threads.
 //
+// On a CUDA device these promises hold for the selection; sums may be taken in another order.
+//
 // plan() looks at a batch once, on the host; run() is then called for each layer. run() neither
 // allocates nor waits for anything but its own work. One batch at a time; one thread.
 class AttentionBackend {
@@ -58,6 +61,13 @@ class AttentionBackend {
   // element of out is written.
   virtual void run(int layer, const TensorView& q, const PagedKvView& cache,
                    const TensorView& out) = 0;
+
+  // Whether the launches of run() after this plan() may be captured in a graph and replayed for
+  // other batches: after plan() of another batch with the same number of sequences and of tokens
+  // and an equal key, run() with the same arguments would issue the same launches with the same
+  // arguments, for all differences lie in device memory that plan() writes. plan() itself is never
+  // captured. Empty: it must be run anew.
+  virtual std::optional<std::uint64_t> capture_key() const { return std::nullopt; }
 
   // Of the batches since the last call.
   virtual AttentionStats take_stats() = 0;

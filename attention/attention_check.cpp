@@ -21,8 +21,9 @@ void check_config(const AttentionConfig& c) {
              c.block_size);
   MOBA_CHECK(std::isfinite(c.softmax_scale) && c.softmax_scale > 0, "attention: softmax_scale is ",
              c.softmax_scale);
-  MOBA_CHECK(c.dtype == DType::kFloat32 || c.dtype == DType::kBFloat16, "attention: dtype ",
-             dtype_name(c.dtype), " is neither float32 nor bfloat16");
+  MOBA_CHECK(
+      c.dtype == DType::kFloat32 || c.dtype == DType::kBFloat16 || c.dtype == DType::kFloat16,
+      "attention: dtype ", dtype_name(c.dtype), " is neither float32, bfloat16 nor float16");
   MOBA_CHECK(c.max_num_batched_tokens > 0, "attention: max_num_batched_tokens is ",
              c.max_num_batched_tokens);
   MOBA_CHECK(c.max_num_seqs > 0, "attention: max_num_seqs is ", c.max_num_seqs);
@@ -84,6 +85,8 @@ void check_run(const AttentionConfig& config, int layer, std::int64_t num_tokens
   MOBA_CHECK(q.shape() == expected && out.shape() == expected, "attention: q ",
              q.shape().to_string(), " and out ", out.shape().to_string(), " instead of ",
              expected.to_string());
+  MOBA_CHECK(q.is_contiguous() && out.is_contiguous(),
+             "attention: rows of q or out are not contiguous");
   MOBA_CHECK(
       q.dtype() == config.dtype && out.dtype() == config.dtype && cache.dtype == config.dtype,
       "attention: q ", dtype_name(q.dtype()), ", out ", dtype_name(out.dtype()), " and cache ",

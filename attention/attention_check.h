@@ -9,7 +9,7 @@ namespace moba {
 
 // Throws Error, naming the value, for a configuration that no backend runs: sizes must be positive,
 // heads divisible by KV heads, head_dim a multiple of 8 up to 256, moba_block_size a multiple of
-// block_size, the dtype float32 or bfloat16.
+// block_size, the dtype float32, bfloat16 or float16.
 void check_config(const AttentionConfig& config);
 
 // Throws Error, naming the sequence and the number, unless the metadata is consistent and within

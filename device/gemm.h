@@ -1,6 +1,7 @@
 // Matrix products of a linear layer.
 #pragma once
 
+#include <cstddef>
 #include <span>
 
 #include "device/context.h"
@@ -12,18 +13,29 @@ namespace moba {
 struct LinearTask {
   TensorView weight;  // [N, K], row-major as checkpoints store it; float32, bfloat16 or float16
   TensorView bias;    // [N] or empty; any of the three dtypes
-  TensorView output;  // [M, N]; dtype of the input, or float32
+  TensorView output;  // [M, N]; dtype of the input, or float32; may be columns() of a wider matrix
   bool accumulate = false;  // adds to what output holds (a residual connection)
 };
 
 // For every task: output[m, n] = sum_k x[m, k] * weight[n, k] (+ bias[n]) (+ output[m, n]),
-// accumulated in float32. x is [M, K], float32 or bfloat16. All tasks run as one parallel loop.
+// accumulated in float32. x is [M, K]: float32 or bfloat16, contiguous on the CPU; on a CUDA device
+// also float16, and columns() of a wider matrix, and weights have its dtype.
 //
-// Batch invariant: a row of the output depends on that row of x and on the weights only, bit for
-// bit, whatever M is, which rows stand beside it and how many threads run. Chunked prefill,
-// prefix-cache hits and batching rely on it.
+// On the CPU all tasks run as one parallel loop, and the result is batch invariant: a row of the
+// output depends on that row of x and on the weights only, bit for bit, whatever M is, which rows
+// stand beside it and how many threads run. Chunked prefill, prefix-cache hits and batching rely on
+// it. On a CUDA device the order of a sum may change with M, as cuBLASLt chooses.
 //
 // Throws Error for shapes or dtypes that do not fit. Outputs must not overlap x or each other.
 void linear(DeviceContext& context, const TensorView& x, std::span<const LinearTask> tasks);
+
+// Whether linear() runs tasks as one product where merge_front() can: then it pays to lay their
+// weights next to each other and their outputs out as columns of one matrix.
+bool merges_tasks(const DeviceContext& context);
+
+// How many of the first tasks (1 at least) are one product, which `merged` becomes: their weights
+// and biases follow one another in memory, and their outputs are neighbouring columns. `tasks` is
+// not empty and fits linear().
+std::size_t merge_front(std::span<const LinearTask> tasks, LinearTask& merged);
 
 }  // namespace moba

@@ -1,7 +1,11 @@
 // The small operations of a transformer layer. Each checks shapes and dtypes once (throws Error),
 // then runs the kernel of the context's device. Arithmetic is float32 whatever the storage dtype.
-// "T" is float32 or bfloat16, the same for all activations of a call; a row's result never depends
-// on the rows beside it.
+// "T" is float32 or bfloat16, or float16 on a CUDA device, the same for all activations of a call;
+// a row's result never depends on the rows beside it. Tensors are memory of the device, and
+// contiguous unless columns() of a wider matrix are said to do.
+//
+// Indices are checked on the CPU, where one out of range throws Error naming it; on a CUDA device
+// it makes its row of the result NaN.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +16,8 @@
 
 namespace moba {
 
-// out[t, :] = table[ids[t], :]. table [vocab, hidden], any float dtype; ids [num_tokens] on the
-// device; out [num_tokens, hidden] T. Ids must be in range (the engine checks them at the door;
-// checked again here, throws Error naming the id).
+// out[t, :] = table[ids[t], :]. table [vocab, hidden], any float dtype; ids [num_tokens] int32; out
+// [num_tokens, hidden] T. Ids must be in range (the engine checks them at the door).
 void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
                const TensorView& out);
 
@@ -23,6 +26,17 @@ void embedding(DeviceContext& context, const TensorView& table, const TensorView
 // product with the weight.
 void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& weight, float eps,
               const TensorView& out);
+
+// residual += x, rounded to T; then out = rms_norm(residual). x, residual, out [rows, n] T; out may
+// be x.
+void add_rms_norm(DeviceContext& context, const TensorView& x, const TensorView& residual,
+                  const TensorView& weight, float eps, const TensorView& out);
+
+// Row t of cos_sin [num_tokens, head_dim] float32 becomes the cosines, then the sines, of
+// float32(positions[t] * inv_freq), times `scaling`: what rope() takes. positions [num_tokens]
+// int32, inv_freq [head_dim / 2] float32.
+void rope_cos_sin(DeviceContext& context, const TensorView& positions, const TensorView& inv_freq,
+                  float scaling, const TensorView& cos_sin);
 
 // Rotates pairs (i, i + head_dim/2) of every head in place ("rotate half", as Hugging Face
 // checkpoints are laid out):
@@ -33,8 +47,8 @@ void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& wei
 void rope(DeviceContext& context, const TensorView& positions, const TensorView& cos_sin,
           const TensorView& x);
 
-// out = silu(gate) * up, elementwise; silu(x) = x / (1 + exp(-x)). All [num_tokens, n] T; out may
-// be gate.
+// out = silu(gate) * up, elementwise; silu(x) = x / (1 + exp(-x)). All [num_tokens, n] T, and may
+// be columns of wider matrices; out may be gate.
 void silu_mul(DeviceContext& context, const TensorView& gate, const TensorView& up,
               const TensorView& out);
 

@@ -25,6 +25,12 @@ std::int64_t Shape::num_elements() const {
   return product;
 }
 
+std::int64_t Shape::row_elements() const {
+  std::int64_t product = 1;
+  for (int i = 1; i < rank_; ++i) product *= dims_[static_cast<std::size_t>(i)];
+  return product;
+}
+
 std::string Shape::to_string() const {
   std::string text = "[";
   for (int i = 0; i < rank_; ++i) {
@@ -37,18 +43,33 @@ std::string Shape::to_string() const {
 TensorView TensorView::rows(std::int64_t begin, std::int64_t end) const {
   MOBA_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= dim(0), "rows [", begin, ", ", end,
              ") of a tensor of shape ", shape_.to_string());
-  Shape shape = shape_;
-  const std::int64_t row = dim(0) == 0 ? 0 : num_elements() / dim(0);
-  shape.set(0, end - begin);
-  auto* bytes = static_cast<std::byte*>(data_);
-  return {bytes + static_cast<std::size_t>(begin * row) * dtype_size(dtype_), dtype_, shape,
-          device_};
+  TensorView view = *this;
+  view.shape_.set(0, end - begin);
+  view.data_ = static_cast<std::byte*>(data_) +
+               static_cast<std::size_t>(begin * row_stride_) * dtype_size(dtype_);
+  return view;
+}
+
+TensorView TensorView::columns(std::int64_t begin, std::int64_t end) const {
+  MOBA_CHECK(rank() == 2 && 0 <= begin && begin <= end && end <= dim(1), "columns [", begin, ", ",
+             end, ") of a tensor of shape ", shape_.to_string());
+  TensorView view = *this;
+  view.shape_.set(1, end - begin);
+  view.data_ =
+      static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin) * dtype_size(dtype_);
+  return view;
 }
 
 TensorView TensorView::reshape(Shape shape) const {
   MOBA_CHECK(shape.num_elements() == num_elements(), "reshape of ", shape_.to_string(), " to ",
              shape.to_string());
-  return {data_, dtype_, shape, device_};
+  TensorView view(data_, dtype_, shape, device_);
+  if (!is_contiguous()) {
+    MOBA_CHECK(shape.rank() >= 1 && shape[0] == dim(0), "reshape of ", shape_.to_string(),
+               ", whose rows are not contiguous, to ", shape.to_string());
+    view.row_stride_ = row_stride_;
+  }
+  return view;
 }
 
 }  // namespace moba

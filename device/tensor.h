@@ -28,6 +28,8 @@ class Shape {
   void set(int i, std::int64_t value) { dims_[static_cast<std::size_t>(i)] = value; }
   // Product of the dimensions, 1 for rank 0.
   std::int64_t num_elements() const;
+  // Of the dimensions but the outermost.
+  std::int64_t row_elements() const;
   std::string to_string() const;  // "[2, 3]"
   bool operator==(const Shape& other) const = default;
 
@@ -36,14 +38,21 @@ class Shape {
   int rank_ = 0;
 };
 
-// A borrowed, contiguous, row-major tensor. Copying copies the reference. The owner must outlive
-// it. A view does not say whether its memory may be written: weights mapped from a file are
-// read-only, and an op writes only its outputs.
+// A borrowed, row-major tensor. Copying copies the reference. The owner must outlive it. A view
+// does not say whether its memory may be written: weights mapped from a file are read-only, and an
+// op writes only its outputs.
+//
+// Contiguous, but for columns(): a part of each row of a wider matrix, whose rows lie row_stride()
+// elements apart. Operations take such views only where they say so.
 class TensorView {
  public:
   TensorView() = default;
   TensorView(void* data, DType dtype, Shape shape, Device device = {})
-      : data_(data), shape_(shape), dtype_(dtype), device_(device) {}
+      : data_(data),
+        shape_(shape),
+        row_stride_(shape.rank() == 0 ? 1 : shape.row_elements()),
+        dtype_(dtype),
+        device_(device) {}
 
   bool empty() const { return data_ == nullptr; }
   void* raw() const { return data_; }
@@ -57,6 +66,12 @@ class TensorView {
     return static_cast<std::size_t>(num_elements()) * dtype_size(dtype_);
   }
 
+  // Elements from one index of the outermost dimension to the next.
+  std::int64_t row_stride() const { return row_stride_; }
+  bool is_contiguous() const {
+    return rank() == 0 || dim(0) <= 1 || row_stride_ == shape_.row_elements();
+  }
+
   // Elements as T; throws Error if the tensor has another dtype.
   template <typename T>
   T* data() const {
@@ -68,12 +83,17 @@ class TensorView {
   // Rows [begin, end) of the outermost dimension.
   TensorView rows(std::int64_t begin, std::int64_t end) const;
 
-  // The same elements in another shape of equal size.
+  // Columns [begin, end) of a matrix.
+  TensorView columns(std::int64_t begin, std::int64_t end) const;
+
+  // The same elements in another shape of equal size. Where rows are not contiguous, the outermost
+  // dimension must stay as it is.
   TensorView reshape(Shape shape) const;
 
  private:
   void* data_ = nullptr;
   Shape shape_;
+  std::int64_t row_stride_ = 1;
   DType dtype_ = DType::kFloat32;
   Device device_;
 };

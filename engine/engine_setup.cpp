@@ -235,7 +235,8 @@ EngineParts set_up_engine(const EngineConfig& config) {
   auto runner = with_code(StatusCode::kResourceExhausted, [&] {
     auto cache = std::make_unique<KvPool>(parts.context->device(), pool, plan.num_pages);
     return std::make_unique<ModelRunner>(*parts.context, std::move(model), std::move(backend),
-                                         std::move(cache), batched_tokens);
+                                         std::move(cache), batched_tokens,
+                                         config.scheduler.max_num_seqs);
   });
   log_configuration(config, info);
   parts.core = std::make_unique<EngineCore>(std::move(core), parts.tokenizer, std::move(runner));

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "device/check.h"
+#include "device/copy.h"
 #include "device/ops.h"
 #include "kvcache/copy_pages.h"
 
@@ -35,7 +36,7 @@ std::int64_t ModelRunner::logits_bytes(const ModelConfig& config, DType dtype,
 
 ModelRunner::ModelRunner(DeviceContext& context, std::unique_ptr<CausalLM> model,
                          std::unique_ptr<AttentionBackend> attention, std::unique_ptr<KvPool> cache,
-                         std::int64_t max_num_batched_tokens)
+                         std::int64_t max_num_batched_tokens, std::int64_t max_num_seqs)
     : context_(context),
       model_(std::move(model)),
       attention_(std::move(attention)),
@@ -45,26 +46,25 @@ ModelRunner::ModelRunner(DeviceContext& context, std::unique_ptr<CausalLM> model
               "logits"),
       gathered_(cache_->config().dtype, {logit_rows_, model_->config().hidden_size},
                 context.device(), "gathered rows"),
-      gather_indices_(DType::kInt32, {logit_rows_}, context.device(), "gathered rows"),
+      inputs_(context, {max_num_batched_tokens, std::min(max_num_batched_tokens, max_num_seqs),
+                        cache_->layer(0).pages_per_moba_block()}),
       samplers_(static_cast<std::size_t>(context.pool().num_threads())),
-      logprob_workspaces_(samplers_.size()) {}
+      logprob_workspaces_(samplers_.size()) {
+  if (context.device().type != DeviceType::kCpu) {
+    host_logits_ = Buffer::host_for(context.device(), logits_.view().num_bytes(), "logits");
+  }
+}
 
 StepResult& ModelRunner::run(const Batch& batch) {
-  // The arrays are only read; a view does not say so.
-  const auto view = [&](const std::vector<std::int32_t>& values) {
-    return TensorView(const_cast<std::int32_t*>(values.data()), DType::kInt32,
-                      {static_cast<std::int64_t>(values.size())}, context_.device());
-  };
-  ForwardBatch forward;
-  forward.token_ids = view(batch.token_ids);
-  forward.positions = view(batch.positions);
-  forward.kv_write_plan = &batch.kv_write_plan;
+  context_.make_current();
+  const ForwardBatch forward = inputs_.upload(batch);
   copy_pages(context_, batch.page_copies, *cache_);
   attention_->plan(batch.attention_metadata());
   const TensorView hidden = model_->forward(forward, *cache_, *attention_);
 
   compute_prompt_logprobs(batch, hidden);
   sample(batch, hidden);
+  context_.synchronize();  // a batch without samples too: its arrays are free again
   return result_;
 }
 
@@ -76,11 +76,17 @@ TensorView ModelRunner::sample_hidden(const Batch& batch, const TensorView& hidd
   bool neighbours = true;
   for (std::int64_t i = 1; i < count; ++i) neighbours = neighbours && row(i) == row(0) + i;
   if (neighbours) return hidden.rows(row(0), row(0) + count);
-  const TensorView indices = gather_indices_.view().rows(0, count);
-  for (std::int64_t i = 0; i < count; ++i) indices.data<std::int32_t>()[i] = row(i);
   const TensorView out = gathered_.view().rows(0, count);
-  gather_rows(context_, hidden, indices, out);
+  gather_rows(context_, hidden, inputs_.sample_rows().rows(first, first + count), out);
   return out;
+}
+
+float* ModelRunner::on_host(const TensorView& logits) {
+  if (context_.device().type == DeviceType::kCpu) return logits.data<float>();
+  const TensorView host(host_logits_.data(), DType::kFloat32, logits.shape());
+  copy_to_host(context_, logits, host);
+  context_.synchronize();
+  return host.data<float>();
 }
 
 void ModelRunner::sample(const Batch& batch, const TensorView& hidden) {
@@ -92,7 +98,7 @@ void ModelRunner::sample(const Batch& batch, const TensorView& hidden) {
     const std::int64_t count = std::min(logit_rows_, num_rows - first);
     const TensorView logits = logits_.view().rows(0, count);
     model_->compute_logits(sample_hidden(batch, hidden, first, count), logits);
-    float* const data = logits.data<float>();
+    float* const data = on_host(logits);
     context_.pool().parallel_for(count, [&](std::int64_t i, int thread) {
       const auto index = static_cast<std::size_t>(first + i);
       const Sequence& sequence = *batch.sample_rows[index].sequence;
@@ -122,7 +128,7 @@ void ModelRunner::compute_prompt_logprobs(const Batch& batch, const TensorView& 
         const std::int64_t count = std::min(logit_rows_, rows.count - first);
         const TensorView logits = logits_.view().rows(0, count);
         model_->compute_logits(hidden.rows(rows.row + first, rows.row + first + count), logits);
-        const float* const data = logits.data<float>();
+        const float* const data = on_host(logits);
         context_.pool().parallel_for(count, [&](std::int64_t i, int thread) {
           const auto target = static_cast<std::size_t>(rows.first_target + first + i);
           out[static_cast<std::size_t>(first + i)] =

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "device/check.h"
+#include "kvcache/cuda/store_kv_cuda.h"
 
 namespace moba {
 
@@ -15,6 +16,7 @@ void copy_pages(DeviceContext& context, std::span<const PageCopy> copies, KvPool
                  pool.num_pages());
     }
   }
+  if (context.device().type == DeviceType::kCuda) return cuda::copy_pages(context, copies, pool);
   context.pool().parallel_for(pool.config().num_layers, [&](std::int64_t layer, int) {
     const PagedKvView& view = pool.layer(static_cast<int>(layer));
     const auto element = static_cast<std::int64_t>(dtype_size(view.dtype));

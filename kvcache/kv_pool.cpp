@@ -26,8 +26,10 @@ void validate(const KvPoolConfig& config) {
   MOBA_CHECK(config.moba_block_size > 0 && config.moba_block_size % config.block_size == 0,
              "KV cache: moba_block_size ", config.moba_block_size,
              " is not a multiple of block_size ", config.block_size);
-  MOBA_CHECK(config.dtype == DType::kFloat32 || config.dtype == DType::kBFloat16,
-             "KV cache: dtype ", dtype_name(config.dtype), " is neither float32 nor bfloat16");
+  MOBA_CHECK(config.dtype == DType::kFloat32 || config.dtype == DType::kBFloat16 ||
+                 config.dtype == DType::kFloat16,
+             "KV cache: dtype ", dtype_name(config.dtype),
+             " is neither float32, bfloat16 nor float16");
 }
 
 std::int64_t kv_page_bytes(const KvPoolConfig& config) {

@@ -21,7 +21,7 @@ struct KvPoolConfig {
 };
 
 // Throws Error, naming the value, unless all sizes are positive, moba_block_size is a multiple of
-// block_size and the dtype is float32 or bfloat16.
+// block_size and the dtype is float32, bfloat16 or float16.
 void validate(const KvPoolConfig& config);
 
 // Bytes of one page over all layers, its centroid slots included.

@@ -18,7 +18,7 @@ struct PagedKvView {
   void* k = nullptr;
   void* v = nullptr;
   void* centroids = nullptr;
-  DType dtype = DType::kFloat32;  // of all three: float32 or bfloat16
+  DType dtype = DType::kFloat32;  // of all three: float32, bfloat16 or (CUDA) float16
   std::int64_t num_pages = 0;
   int num_kv_heads = 0;
   int block_size = 0;       // tokens per page

@@ -1,7 +1,9 @@
 #include "kvcache/store_kv.h"
 
 #include "device/check.h"
+#include "device/copy.h"
 #include "kvcache/cpu/store_kv_cpu.h"
+#include "kvcache/cuda/store_kv_cuda.h"
 
 namespace moba {
 
@@ -28,16 +30,59 @@ void KvWritePlan::append(std::span<const std::int32_t> block_table, std::int64_t
   }
 }
 
+KvWriteSlots slots_of(const KvWritePlan& plan, int pages_per_moba_block) {
+  // The arrays are only read; a view does not say so.
+  auto* slots = const_cast<std::int64_t*>(plan.slot_mapping.data());
+  auto* blocks = const_cast<std::int32_t*>(plan.completed_blocks.data());
+  const auto num_tokens = static_cast<std::int64_t>(plan.slot_mapping.size());
+  const auto num_pages = static_cast<std::int64_t>(plan.completed_blocks.size());
+  return {
+      TensorView(slots, DType::kInt64, {num_tokens}),
+      TensorView(blocks, DType::kInt32, {num_pages / pages_per_moba_block, pages_per_moba_block})};
+}
+
+void check_slots(const DeviceContext& context, const KvWriteSlots& slots,
+                 const PagedKvView& cache) {
+  const TensorView& mapping = slots.slot_mapping;
+  const TensorView& blocks = slots.completed_blocks;
+  MOBA_CHECK(mapping.rank() == 1 && mapping.dtype() == DType::kInt64, "store_kv: slots ",
+             dtype_name(mapping.dtype()), " ", mapping.shape().to_string());
+  MOBA_CHECK(blocks.rank() == 2 && blocks.dtype() == DType::kInt32 &&
+                 blocks.dim(1) == cache.pages_per_moba_block() &&
+                 (!slots.one_per_token || blocks.dim(0) == mapping.dim(0)),
+             "store_kv: completed blocks ", blocks.shape().to_string(), " of ",
+             cache.pages_per_moba_block(), " pages, for ", mapping.dim(0), " tokens");
+  MOBA_CHECK(mapping.device() == context.device() && blocks.device() == context.device(),
+             "store_kv: slots that are not memory of ", device_name(context.device()));
+}
+
 void store_kv(DeviceContext& context, const TensorView& k, const TensorView& v,
-              const KvWritePlan& plan, const PagedKvView& cache) {
-  const Shape expected{static_cast<std::int64_t>(plan.slot_mapping.size()), cache.num_kv_heads,
-                       cache.head_dim};
+              const KvWriteSlots& slots, const PagedKvView& cache) {
+  check_slots(context, slots, cache);
+  const Shape expected{slots.slot_mapping.dim(0), cache.num_kv_heads, cache.head_dim};
   MOBA_CHECK(k.shape() == expected && v.shape() == expected, "store_kv: k ", k.shape().to_string(),
              " and v ", v.shape().to_string(), " instead of ", expected.to_string());
   MOBA_CHECK(k.dtype() == cache.dtype && v.dtype() == cache.dtype, "store_kv: k ",
              dtype_name(k.dtype()), " and v ", dtype_name(v.dtype()), " into a cache of ",
              dtype_name(cache.dtype));
-  cpu::store_kv(context, k, v, plan, cache);
+  MOBA_CHECK(k.is_contiguous() && v.is_contiguous(), "store_kv: rows that are not contiguous");
+  if (context.device().type == DeviceType::kCuda) {
+    cuda::store_kv(context, k, v, slots, cache);
+  } else {
+    cpu::store_kv(context, k, v, slots, cache);
+  }
+}
+
+void store_kv(DeviceContext& context, const TensorView& k, const TensorView& v,
+              const KvWritePlan& plan, const PagedKvView& cache) {
+  const KvWriteSlots host = slots_of(plan, cache.pages_per_moba_block());
+  if (context.device().type == DeviceType::kCpu) return store_kv(context, k, v, host, cache);
+  const Tensor mapping(DType::kInt64, host.slot_mapping.shape(), context.device(), "slots");
+  const Tensor blocks(DType::kInt32, host.completed_blocks.shape(), context.device(), "slots");
+  copy_to_device(context, host.slot_mapping, mapping);
+  copy_to_device(context, host.completed_blocks, blocks);
+  store_kv(context, k, v, KvWriteSlots{mapping, blocks}, cache);
+  context.synchronize();
 }
 
 }  // namespace moba

@@ -28,10 +28,32 @@ struct KvWritePlan {
               int block_size, int moba_block_size);
 };
 
-// Stores k and v [num_tokens, num_kv_heads, head_dim] (dtype of the cache) by the plan, then writes
-// the centroid of each completed block: the mean over its keys as stored, accumulated in float32 in
-// the order of positions, rounded to the cache's dtype. So a centroid does not depend on how the
-// tokens came. Slots of a batch must be distinct. Throws Error for shapes that do not fit.
+// The same as operations take it: memory of the device. Borrowed.
+struct KvWriteSlots {
+  TensorView slot_mapping;  // [num_tokens] int64
+  // [num_completed, pages_per_moba_block] int32. A block whose last page is negative is padding.
+  TensorView completed_blocks;
+  // Decode: no two tokens are of one sequence, and completed_blocks has a row for each token: the
+  // block that this token fills, or padding. Only the CUDA backend makes use of it.
+  bool one_per_token = false;
+};
+
+// Views of the plan's own arrays, for a device that shares the host's memory.
+KvWriteSlots slots_of(const KvWritePlan& plan, int pages_per_moba_block);
+
+// Throws Error for slots of the wrong shapes, dtypes or device.
+void check_slots(const DeviceContext& context, const KvWriteSlots& slots, const PagedKvView& cache);
+
+// Stores k and v [num_tokens, num_kv_heads, head_dim] (dtype of the cache) by their slots, then
+// writes the centroid of each completed block: the mean over its keys as stored, accumulated in
+// float32 in the order of positions, rounded to the cache's dtype. So a centroid does not depend on
+// how the tokens came. Slots of a batch must be distinct and in the cache. Throws Error for shapes
+// that do not fit.
+void store_kv(DeviceContext& context, const TensorView& k, const TensorView& v,
+              const KvWriteSlots& slots, const PagedKvView& cache);
+
+// The same by a plan on the host. On a CUDA device it makes a copy there and waits for the end: for
+// tests and tools.
 void store_kv(DeviceContext& context, const TensorView& k, const TensorView& v,
               const KvWritePlan& plan, const PagedKvView& cache);
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 
 #include "attention/attention_backend.h"
 #include "device/context.h"
@@ -18,18 +19,21 @@ namespace moba {
 struct ForwardBatch {
   TensorView token_ids;  // [num_tokens] int32
   TensorView positions;  // [num_tokens] int32
-  const KvWritePlan* kv_write_plan = nullptr;
+  KvWriteSlots slots;    // of the same tokens
+  // The positions in host memory, to be held against max_model_len; empty: they have been.
+  std::span<const std::int32_t> host_positions;
 };
 
 struct ModelOptions {
-  DType dtype = DType::kFloat32;  // of activations and the cache: float32 or bfloat16
+  DType dtype =
+      DType::kFloat32;  // of activations and the cache: float32, bfloat16 or (CUDA) float16
   std::int64_t max_model_len =
       0;  // longest sequence: sizes the RoPE table (and sets the base of dynamic RoPE)
   std::int64_t max_num_batched_tokens = 0;  // sizes the activations
 };
 
-// Not thread-safe: one per rank. Weights are mapped from the checkpoint where their dtype allows,
-// and shared with the page cache.
+// Not thread-safe: one per rank. On the CPU weights are mapped from the checkpoint where their
+// dtype allows, and shared with the page cache.
 class CausalLM {
  public:
   virtual ~CausalLM() = default;
@@ -39,7 +43,8 @@ class CausalLM {
   // Runs all layers on the batch: writes its keys and values into the cache, attends through
   // `attention`, whose plan() has seen the same batch, and returns the hidden states after the
   // final norm: [num_tokens, hidden_size] in the compute dtype, owned by the model and valid until
-  // the next forward. num_tokens is at most max_num_batched_tokens.
+  // the next forward. num_tokens is at most max_num_batched_tokens. On a CUDA device it only issues
+  // work, always the same for batches of the same shapes and addresses.
   virtual TensorView forward(const ForwardBatch& batch, KvPool& cache,
                              AttentionBackend& attention) = 0;
 

@@ -5,13 +5,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <initializer_list>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "device/check.h"
+#include "device/copy.h"
 #include "device/gemm.h"
 #include "device/ops.h"
+#include "kvcache/rope_and_store.h"
 #include "model/json_file.h"
 #include "model/rope.h"
 #include "model/weights.h"
@@ -20,12 +24,14 @@ namespace moba {
 namespace {
 
 // Activations of the MLP are [rows, intermediate_size], the widest of all: it runs on as many rows
-// at a time as fit in this, and on no fewer than keep its products efficient. No result depends on
-// it.
-constexpr std::int64_t kMlpBytes = std::int64_t{32} << 20;
+// at a time as fit in this, and on no fewer than keep its products efficient. A processor wants
+// them to stay in its caches, a GPU wants products large. No result depends on it.
+constexpr std::int64_t kCpuMlpBytes = std::int64_t{32} << 20;
+constexpr std::int64_t kCudaMlpBytes = std::int64_t{512} << 20;
 constexpr std::int64_t kMinMlpRows = 256;
 
-// Views into the checkpoint or into converted copies; a bias or norm that the model lacks is empty.
+// Views into the checkpoint or into copies on the device; a bias or norm that the model lacks is
+// empty.
 struct LayerWeights {
   TensorView input_norm;       // [hidden]
   TensorView q, q_bias;        // [num_q_heads * head_dim, hidden]
@@ -60,24 +66,38 @@ void for_each_tensor(const ModelConfig& config, LlamaWeights& weights, VisitMatr
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
     LayerWeights& layer = weights.layers[i];
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
-    const auto linear = [&](TensorView& matrix, TensorView& bias, const char* name, bool has_bias,
-                            std::int64_t rows, std::int64_t columns) {
-      visit_matrix(matrix, prefix + name + ".weight", rows, columns);
-      if (has_bias) visit_vector(bias, prefix + name + ".bias", rows);
+    // Matrices that share their input follow one another, and so do their biases: see Weights.
+    struct Linear {
+      TensorView& matrix;
+      TensorView& bias;
+      const char* name;
+      std::int64_t rows;
+    };
+    const auto linears = [&](std::initializer_list<Linear> group, bool has_bias,
+                             std::int64_t columns) {
+      for (const Linear& linear : group) {
+        visit_matrix(linear.matrix, prefix + linear.name + ".weight", linear.rows, columns);
+      }
+      for (const Linear& linear : group) {
+        if (has_bias) visit_vector(linear.bias, prefix + linear.name + ".bias", linear.rows);
+      }
     };
     visit_vector(layer.input_norm, prefix + "input_layernorm.weight", hidden);
-    linear(layer.q, layer.q_bias, "self_attn.q_proj", config.qkv_bias, q_size, hidden);
-    linear(layer.k, layer.k_bias, "self_attn.k_proj", config.qkv_bias, kv_size, hidden);
-    linear(layer.v, layer.v_bias, "self_attn.v_proj", config.qkv_bias, kv_size, hidden);
+    linears({{layer.q, layer.q_bias, "self_attn.q_proj", q_size},
+             {layer.k, layer.k_bias, "self_attn.k_proj", kv_size},
+             {layer.v, layer.v_bias, "self_attn.v_proj", kv_size}},
+            config.qkv_bias, hidden);
     if (config.qk_norm) {
       visit_vector(layer.q_norm, prefix + "self_attn.q_norm.weight", config.head_dim);
       visit_vector(layer.k_norm, prefix + "self_attn.k_norm.weight", config.head_dim);
     }
-    linear(layer.o, layer.o_bias, "self_attn.o_proj", config.o_bias, hidden, q_size);
+    linears({{layer.o, layer.o_bias, "self_attn.o_proj", hidden}}, config.o_bias, q_size);
     visit_vector(layer.mlp_norm, prefix + "post_attention_layernorm.weight", hidden);
-    linear(layer.gate, layer.gate_bias, "mlp.gate_proj", config.mlp_bias, intermediate, hidden);
-    linear(layer.up, layer.up_bias, "mlp.up_proj", config.mlp_bias, intermediate, hidden);
-    linear(layer.down, layer.down_bias, "mlp.down_proj", config.mlp_bias, hidden, intermediate);
+    linears({{layer.gate, layer.gate_bias, "mlp.gate_proj", intermediate},
+             {layer.up, layer.up_bias, "mlp.up_proj", intermediate}},
+            config.mlp_bias, hidden);
+    linears({{layer.down, layer.down_bias, "mlp.down_proj", hidden}}, config.mlp_bias,
+            intermediate);
   }
   visit_vector(weights.norm, "model.norm.weight", hidden);
   if (!config.tie_word_embeddings) {
@@ -92,9 +112,11 @@ LlamaWeights load_weights(const ModelConfig& config, Weights& from) {
   for_each_tensor(
       config, weights,
       [&](TensorView&, const std::string& name, std::int64_t rows, std::int64_t columns) {
-        from.check(name, {rows, columns});
+        from.check_matrix(name, {rows, columns});
       },
-      [&](TensorView&, const std::string& name, std::int64_t size) { from.check(name, {size}); });
+      [&](TensorView&, const std::string& name, std::int64_t size) {
+        from.check_vector(name, size);
+      });
   from.prefetch();
   for_each_tensor(
       config, weights,
@@ -104,6 +126,7 @@ LlamaWeights load_weights(const ModelConfig& config, Weights& from) {
       [&](TensorView& view, const std::string& name, std::int64_t size) {
         view = from.vector(name, size);
       });
+  from.finish();
   if (config.tie_word_embeddings) weights.lm_head = weights.embedding;
   return weights;
 }
@@ -118,18 +141,22 @@ void warn_of_unused(const Weights& weights, const std::filesystem::path& dir) {
 }
 
 // Everything forward() writes, allocated once. The attention and the MLP of a layer take turns in
-// `scratch`.
+// `scratch`. Where linear() merges products that share their input, their outputs are columns of
+// one matrix; elsewhere each is a matrix of its own.
 class Activations {
  public:
-  Activations(const ModelConfig& config, const ModelOptions& options, Device device)
+  Activations(DeviceContext& context, const ModelConfig& config, const ModelOptions& options)
       : max_tokens_(options.max_num_batched_tokens),
         dtype_(options.dtype),
+        merged_(merges_tasks(context)),
         intermediate_(config.intermediate_size) {
+    const Device device = context.device();
     const std::int64_t hidden = config.hidden_size;
     const auto element = static_cast<std::int64_t>(dtype_size(dtype_));
+    const std::int64_t mlp_bytes = merged_ ? kCudaMlpBytes : kCpuMlpBytes;
     q_size_ = std::int64_t{config.num_q_heads} * config.head_dim;
     kv_size_ = std::int64_t{config.num_kv_heads} * config.head_dim;
-    mlp_rows_ = std::clamp(kMlpBytes / (2 * intermediate_ * element), kMinMlpRows,
+    mlp_rows_ = std::clamp(mlp_bytes / (2 * intermediate_ * element), kMinMlpRows,
                            std::max(kMinMlpRows, max_tokens_));
     mlp_rows_ = std::min(mlp_rows_, max_tokens_);
     const std::int64_t scratch_elements =
@@ -139,9 +166,10 @@ class Activations {
     scratch_ = Tensor(dtype_, {scratch_elements}, device, "activations");
     cos_sin_ = Tensor(DType::kFloat32, {max_tokens_, config.head_dim}, device, "activations");
     rows_ = Tensor(DType::kInt32, {max_tokens_}, device, "activations");
-    for (std::int64_t i = 0; i < max_tokens_; ++i) {
-      rows_.view().data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
-    }
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(max_tokens_));
+    std::iota(rows.begin(), rows.end(), 0);
+    copy_to_device(context, TensorView(rows.data(), DType::kInt32, {max_tokens_}), rows_);
+    context.synchronize();
   }
 
   TensorView residual(std::int64_t n) const { return residual_.view().rows(0, n); }
@@ -149,14 +177,24 @@ class Activations {
   TensorView cos_sin(std::int64_t n) const { return cos_sin_.view().rows(0, n); }
   // 0, 1 ... n - 1
   TensorView row_indices(std::int64_t n) const { return rows_.view().rows(0, n); }
-  TensorView q(std::int64_t n) const { return carve(0, n, q_size_); }
-  TensorView k(std::int64_t n) const { return carve(n * q_size_, n, kv_size_); }
-  TensorView v(std::int64_t n) const { return carve(n * (q_size_ + kv_size_), n, kv_size_); }
-  TensorView attended(std::int64_t n) const {
-    return carve(n * (q_size_ + 2 * kv_size_), n, q_size_);
+
+  // The projections, then the rotated queries that attention reads, and what it makes of them.
+  TensorView q(std::int64_t n) const { return part(n, 0, q_size_, q_size_ + 2 * kv_size_); }
+  TensorView k(std::int64_t n) const { return part(n, q_size_, kv_size_, q_size_ + 2 * kv_size_); }
+  TensorView v(std::int64_t n) const {
+    return part(n, q_size_ + kv_size_, kv_size_, q_size_ + 2 * kv_size_);
   }
-  TensorView gate(std::int64_t n) const { return carve(0, n, intermediate_); }
-  TensorView up(std::int64_t n) const { return carve(n * intermediate_, n, intermediate_); }
+  TensorView rotated(std::int64_t n) const {
+    return merged_ ? carve(n * (q_size_ + 2 * kv_size_), n, q_size_) : q(n);
+  }
+  TensorView attended(std::int64_t n) const {
+    // Merged projections are dead once queries are rotated and keys and values stored.
+    return carve(merged_ ? 0 : n * (q_size_ + 2 * kv_size_), n, q_size_);
+  }
+  TensorView gate(std::int64_t n) const { return part(n, 0, intermediate_, 2 * intermediate_); }
+  TensorView up(std::int64_t n) const {
+    return part(n, intermediate_, intermediate_, 2 * intermediate_);
+  }
 
   std::int64_t max_tokens() const { return max_tokens_; }
   std::int64_t mlp_rows() const { return mlp_rows_; }
@@ -172,16 +210,23 @@ class Activations {
   TensorView carve(std::int64_t offset, std::int64_t rows, std::int64_t columns) const {
     return scratch_.view().rows(offset, offset + rows * columns).reshape({rows, columns});
   }
+  // Output of one of the products that share an input: `columns` from `first` of `all`.
+  TensorView part(std::int64_t rows, std::int64_t first, std::int64_t columns,
+                  std::int64_t all) const {
+    return merged_ ? carve(0, rows, all).columns(first, first + columns)
+                   : carve(rows * first, rows, columns);
+  }
 
   std::int64_t max_tokens_;
   DType dtype_;
+  bool merged_;
   std::int64_t intermediate_;
   std::int64_t q_size_ = 0;
   std::int64_t kv_size_ = 0;
   std::int64_t mlp_rows_ = 0;  // that the MLP takes at a time
   Tensor residual_;            // [max_tokens, hidden]
   Tensor normed_;              // [max_tokens, hidden]; forward() returns it
-  Tensor scratch_;             // q, k, v, attended; or gate, up
+  Tensor scratch_;             // projections, rotated and attended; or gate, up
   Tensor cos_sin_;             // [max_tokens, head_dim] float32
   Tensor rows_;                // [max_tokens] int32
 };
@@ -196,7 +241,13 @@ class Llama final : public CausalLM {
         files_(context, dir, options.dtype),
         weights_(load_weights(config, files_)),
         rope_(compute_rope_frequencies(config.rope, config.head_dim, options.max_model_len)),
-        activations_(config, options, context.device()) {
+        inv_freq_(DType::kFloat32, {static_cast<std::int64_t>(rope_.inv_freq.size())},
+                  context.device(), "RoPE frequencies"),
+        activations_(context, config, options) {
+    copy_to_device(context,
+                   TensorView(rope_.inv_freq.data(), DType::kFloat32, inv_freq_.view().shape()),
+                   inv_freq_);
+    context.synchronize();
     warn_of_unused(files_, dir);
   }
 
@@ -226,20 +277,22 @@ class Llama final : public CausalLM {
   Weights files_;
   LlamaWeights weights_;
   RopeFrequencies rope_;
+  Tensor inv_freq_;  // rope_'s
   Activations activations_;
 };
 
 void Llama::check(const ForwardBatch& batch, const KvPool& cache) const {
   const std::int64_t num_tokens = batch.token_ids.dim(0);
-  MOBA_CHECK(batch.positions.shape() == batch.token_ids.shape() && batch.kv_write_plan != nullptr,
-             "forward: positions ", batch.positions.shape().to_string(), " for tokens ",
-             batch.token_ids.shape().to_string(), ", or no plan for the cache");
+  MOBA_CHECK(batch.positions.shape() == batch.token_ids.shape() &&
+                 batch.slots.slot_mapping.shape() == batch.token_ids.shape(),
+             "forward: positions ", batch.positions.shape().to_string(), " and slots ",
+             batch.slots.slot_mapping.shape().to_string(), " for tokens ",
+             batch.token_ids.shape().to_string());
   MOBA_CHECK(num_tokens >= 1 && num_tokens <= activations_.max_tokens(), "forward: ", num_tokens,
              " tokens, must be from 1 to max_num_batched_tokens ", activations_.max_tokens());
-  const auto* positions = batch.positions.data<std::int32_t>();
-  for (std::int64_t t = 0; t < num_tokens; ++t) {
-    MOBA_CHECK(positions[t] >= 0 && positions[t] < options_.max_model_len, "forward: position ",
-               positions[t], " is not below max_model_len ", options_.max_model_len);
+  for (const std::int32_t position : batch.host_positions) {
+    MOBA_CHECK(position >= 0 && position < options_.max_model_len, "forward: position ", position,
+               " is not below max_model_len ", options_.max_model_len);
   }
   const KvPoolConfig& pool = cache.config();
   MOBA_CHECK(pool.num_layers == config_.num_layers && pool.num_kv_heads == config_.num_kv_heads &&
@@ -256,7 +309,10 @@ TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBac
   const TensorView residual = activations_.residual(num_tokens);
   const TensorView normed = activations_.normed(num_tokens);
 
-  compute_cos_sin(context_, rope_, batch.positions, activations_.cos_sin(num_tokens));
+  // A table for a batch instead of all positions: at 128K positions a table of all would take as
+  // much memory as a small model.
+  rope_cos_sin(context_, batch.positions, inv_freq_, rope_.attention_scaling,
+               activations_.cos_sin(num_tokens));
   embedding(context_, weights_.embedding, batch.token_ids, residual);
   for (int i = 0; i < config_.num_layers; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
@@ -286,22 +342,22 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
 
   const Shape q_heads{n, config_.num_q_heads, config_.head_dim};
   const Shape kv_heads{n, config_.num_kv_heads, config_.head_dim};
-  if (config_.qk_norm) {
-    const TensorView q_rows = q.reshape({n * config_.num_q_heads, config_.head_dim});
-    const TensorView k_rows = k.reshape({n * config_.num_kv_heads, config_.head_dim});
-    rms_norm(context_, q_rows, layer.q_norm, config_.rms_norm_eps, q_rows);
-    rms_norm(context_, k_rows, layer.k_norm, config_.rms_norm_eps, k_rows);
-  }
+  ProjectedHeads heads;
+  heads.q = q.reshape(q_heads);
+  heads.k = k.reshape(kv_heads);
+  heads.v = v.reshape(kv_heads);
+  heads.q_norm = layer.q_norm;
+  heads.k_norm = layer.k_norm;
+  heads.norm_eps = config_.rms_norm_eps;
   // The table holds the batch's tokens, not positions: row t is token t's.
-  const TensorView rows = activations_.row_indices(n);
-  const TensorView cos_sin = activations_.cos_sin(n);
-  rope(context_, rows, cos_sin, q.reshape(q_heads));
-  rope(context_, rows, cos_sin, k.reshape(kv_heads));
+  heads.positions = activations_.row_indices(n);
+  heads.cos_sin = activations_.cos_sin(n);
 
   const PagedKvView& layer_cache = cache.layer(index);
-  store_kv(context_, k.reshape(kv_heads), v.reshape(kv_heads), *batch.kv_write_plan, layer_cache);
+  const TensorView rotated = activations_.rotated(n).reshape(q_heads);
+  rope_and_store(context_, heads, batch.slots, layer_cache, rotated);
   const TensorView attended = activations_.attended(n);
-  attention.run(index, q.reshape(q_heads), layer_cache, attended.reshape(q_heads));
+  attention.run(index, rotated, layer_cache, attended.reshape(q_heads));
 
   const std::array<LinearTask, 1> output{{
       {layer.o, layer.o_bias, activations_.residual(n), /*accumulate=*/true},

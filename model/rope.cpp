@@ -136,35 +136,4 @@ RopeFrequencies compute_rope_frequencies(const RopeConfig& config, int head_dim,
   return out;
 }
 
-void compute_cos_sin(DeviceContext& context, const RopeFrequencies& frequencies,
-                     const TensorView& positions, const TensorView& cos_sin) {
-  const auto half = static_cast<std::int64_t>(frequencies.inv_freq.size());
-  const std::int64_t num_tokens = positions.dim(0);
-  MOBA_CHECK(cos_sin.shape() == (Shape{num_tokens, 2 * half}), "RoPE: cosines and sines ",
-             cos_sin.shape().to_string(), " instead of ", Shape{num_tokens, 2 * half}.to_string());
-  const auto* position = positions.data<std::int32_t>();
-  auto* out = cos_sin.data<float>();
-  const float scaling = frequencies.attention_scaling;
-  const auto fill = [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      float* row = out + t * 2 * half;
-      const auto p = static_cast<float>(position[t]);
-      for (std::int64_t i = 0; i < half; ++i) {
-        const float angle = p * frequencies.inv_freq[static_cast<std::size_t>(i)];
-        row[i] = std::cos(angle) * scaling;
-        row[i + half] = std::sin(angle) * scaling;
-      }
-    }
-  };
-  constexpr std::int64_t kTokensPerItem = 32;
-  if (num_tokens <= kTokensPerItem) {
-    fill(0, num_tokens);
-    return;
-  }
-  const std::int64_t num_items = (num_tokens + kTokensPerItem - 1) / kTokensPerItem;
-  context.pool().parallel_for(num_items, [&](std::int64_t item, int /*thread*/) {
-    fill(item * kTokensPerItem, std::min(num_tokens, (item + 1) * kTokensPerItem));
-  });
-}
-
 }  // namespace moba

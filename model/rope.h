@@ -1,11 +1,9 @@
-// Frequencies of rotary position embedding and the cosines and sines of a batch.
+// Frequencies of rotary position embedding.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "device/context.h"
-#include "device/tensor.h"
 #include "model/model_config.h"
 
 namespace moba {
@@ -22,12 +20,5 @@ struct RopeFrequencies {
 // not depend on how a prompt was cut into chunks. head_dim is even.
 RopeFrequencies compute_rope_frequencies(const RopeConfig& config, int head_dim,
                                          std::int64_t max_model_len);
-
-// Row t of cos_sin [num_tokens, head_dim] float32 becomes the cosines, then the sines, of
-// float32(positions[t] * inv_freq), times attention_scaling: the layout that rope() of device/ops.h
-// takes. A table for a batch instead of all positions: at 128K positions a table of all would take
-// as much memory as a small model. positions [num_tokens] int32, host memory.
-void compute_cos_sin(DeviceContext& context, const RopeFrequencies& frequencies,
-                     const TensorView& positions, const TensorView& cos_sin);
 
 }  // namespace moba

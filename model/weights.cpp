@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <string_view>
 
@@ -16,15 +17,36 @@ namespace {
 // read: the peak is one copy, not two.
 constexpr std::int64_t kElementsPerPiece = std::int64_t{1} << 20;
 constexpr std::int64_t kElementsPerItem = std::int64_t{1} << 16;
+// What travels to a device at a time.
+constexpr std::size_t kUploadBytes = std::size_t{64} << 20;
+// Between tensors on a device: what vector loads and tensor memory accelerators ask for. Small, so
+// that even short tensors follow one another without a gap.
+constexpr std::size_t kStoreAlignment = 64;
+
+std::size_t align(std::size_t bytes) {
+  return (bytes + kStoreAlignment - 1) / kStoreAlignment * kStoreAlignment;
+}
 
 // The elements may lie at any address.
-template <typename From>
-void convert_to_bfloat16(const std::byte* from, BFloat16* to, std::int64_t begin,
-                         std::int64_t end) {
-  for (std::int64_t i = begin; i < end; ++i) {
+template <typename From, typename To>
+void convert_elements(const std::byte* from, std::byte* to, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
     From value;
     std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(From), sizeof(From));
-    to[i] = BFloat16(static_cast<float>(value));
+    const To converted(static_cast<float>(value));
+    std::memcpy(to + static_cast<std::size_t>(i) * sizeof(To), &converted, sizeof(To));
+  }
+}
+
+template <typename From>
+void convert_elements(const std::byte* from, DType dtype, std::byte* to, std::int64_t count) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return convert_elements<From, BFloat16>(from, to, count);
+    case DType::kFloat16:
+      return convert_elements<From, Float16>(from, to, count);
+    default:
+      return convert_elements<From, float>(from, to, count);
   }
 }
 
@@ -32,8 +54,11 @@ void convert_to_bfloat16(const std::byte* from, BFloat16* to, std::int64_t begin
 
 Weights::Weights(DeviceContext& context, const std::filesystem::path& path, DType dtype)
     : context_(context), files_(path), dtype_(dtype) {
-  MOBA_CHECK(dtype == DType::kFloat32 || dtype == DType::kBFloat16, path.string(),
-             ": cannot compute in ", dtype_name(dtype), ": float32 or bfloat16");
+  const bool on_cpu = context.device().type == DeviceType::kCpu;
+  MOBA_CHECK(dtype == DType::kFloat32 || dtype == DType::kBFloat16 ||
+                 (dtype == DType::kFloat16 && !on_cpu),
+             path.string(), ": cannot compute in ", dtype_name(dtype),
+             on_cpu ? " on the CPU: float32 or bfloat16" : ": float32, bfloat16 or float16");
 }
 
 const SafetensorsEntry& Weights::find(const std::string& name, const Shape& shape) {
@@ -54,11 +79,27 @@ const SafetensorsEntry& Weights::find(const std::string& name, const Shape& shap
   return *entry;
 }
 
-void Weights::check(const std::string& name, const Shape& shape) { find(name, shape); }
+// A float32 model takes weights in any dtype, as they widen without loss; other devices have no
+// products of two dtypes.
+DType Weights::matrix_dtype(const SafetensorsEntry& entry) const {
+  const bool in_place = context_.device().type == DeviceType::kCpu && dtype_ == DType::kFloat32;
+  return in_place ? entry.tensor.dtype() : dtype_;
+}
+
+void Weights::check_matrix(const std::string& name, const Shape& shape) {
+  const SafetensorsEntry& entry = find(name, shape);
+  store_bytes_ +=
+      align(static_cast<std::size_t>(shape.num_elements()) * dtype_size(matrix_dtype(entry)));
+}
+
+void Weights::check_vector(const std::string& name, std::int64_t size) {
+  const SafetensorsEntry& entry = find(name, {size});
+  store_bytes_ += align(static_cast<std::size_t>(size) * dtype_size(entry.tensor.dtype()));
+}
 
 TensorView Weights::matrix(const std::string& name, const Shape& shape) {
   const SafetensorsEntry& entry = find(name, shape);
-  return fetch(entry, dtype_ == DType::kBFloat16 ? DType::kBFloat16 : entry.tensor.dtype());
+  return fetch(entry, matrix_dtype(entry));
 }
 
 TensorView Weights::vector(const std::string& name, std::int64_t size) {
@@ -67,40 +108,79 @@ TensorView Weights::vector(const std::string& name, std::int64_t size) {
 }
 
 TensorView Weights::fetch(const SafetensorsEntry& entry, DType dtype) {
-  const TensorView& source = entry.tensor;
+  if (context_.device().type != DeviceType::kCpu) return copy_to_store(entry, dtype);
   const bool aligned = reinterpret_cast<std::uintptr_t>(entry.data) % dtype_size(dtype) == 0;
-  if (source.dtype() == dtype && aligned) {
+  if (entry.tensor.dtype() == dtype && aligned) {
     mapped_bytes_ += static_cast<std::int64_t>(entry.num_bytes);
-    return source;
+    return entry.tensor;
   }
+  return copy_on_host(entry, dtype);
+}
 
-  const Tensor& copy =
-      owned_.emplace_back(dtype, source.shape(), context_.device(), entry.name.c_str());
-  owned_bytes_ += static_cast<std::int64_t>(copy.view().num_bytes());
-  const std::int64_t num_elements = source.num_elements();
+void Weights::convert(const SafetensorsEntry& entry, DType dtype, std::int64_t first,
+                      std::int64_t last, std::byte* to) {
+  const DType from = entry.tensor.dtype();
+  const std::size_t from_size = dtype_size(from);
+  const std::size_t to_size = dtype_size(dtype);
+  const std::byte* const source = entry.data + static_cast<std::size_t>(first) * from_size;
+  const std::int64_t items = (last - first + kElementsPerItem - 1) / kElementsPerItem;
+  context_.pool().parallel_for(items, [&](std::int64_t item, int /*thread*/) {
+    const std::int64_t begin = item * kElementsPerItem;
+    const std::int64_t count = std::min(last - first - begin, kElementsPerItem);
+    const std::byte* const piece = source + static_cast<std::size_t>(begin) * from_size;
+    std::byte* const out = to + static_cast<std::size_t>(begin) * to_size;
+    if (from == dtype) {
+      std::memcpy(out, piece, static_cast<std::size_t>(count) * to_size);
+    } else if (from == DType::kFloat32) {
+      convert_elements<float>(piece, dtype, out, count);
+    } else if (from == DType::kBFloat16) {
+      convert_elements<BFloat16>(piece, dtype, out, count);
+    } else {
+      convert_elements<Float16>(piece, dtype, out, count);
+    }
+  });
+  drop_mapped_pages(source, static_cast<std::size_t>(last - first) * from_size);
+}
+
+TensorView Weights::copy_on_host(const SafetensorsEntry& entry, DType dtype) {
+  const TensorView& copy =
+      owned_.emplace_back(dtype, entry.tensor.shape(), Device{}, entry.name.c_str()).view();
+  owned_bytes_ += static_cast<std::int64_t>(copy.num_bytes());
+  const std::int64_t num_elements = copy.num_elements();
   for (std::int64_t first = 0; first < num_elements; first += kElementsPerPiece) {
     const std::int64_t last = std::min(num_elements, first + kElementsPerPiece);
-    const std::int64_t items = (last - first + kElementsPerItem - 1) / kElementsPerItem;
-    context_.pool().parallel_for(items, [&](std::int64_t item, int /*thread*/) {
-      const std::int64_t begin = first + item * kElementsPerItem;
-      const std::int64_t end = std::min(last, begin + kElementsPerItem);
-      const std::size_t size = dtype_size(dtype);
-      if (source.dtype() == dtype) {
-        std::memcpy(
-            static_cast<std::byte*>(copy.view().raw()) + static_cast<std::size_t>(begin) * size,
-            entry.data + static_cast<std::size_t>(begin) * size,
-            static_cast<std::size_t>(end - begin) * size);
-      } else if (source.dtype() == DType::kFloat32) {
-        convert_to_bfloat16<float>(entry.data, copy.view().data<BFloat16>(), begin, end);
-      } else {
-        convert_to_bfloat16<Float16>(entry.data, copy.view().data<BFloat16>(), begin, end);
-      }
-    });
-    const std::size_t source_size = dtype_size(source.dtype());
-    drop_mapped_pages(entry.data + static_cast<std::size_t>(first) * source_size,
-                      static_cast<std::size_t>(last - first) * source_size);
+    convert(
+        entry, dtype, first, last,
+        static_cast<std::byte*>(copy.raw()) + static_cast<std::size_t>(first) * dtype_size(dtype));
   }
-  return copy.view();
+  return copy;
+}
+
+TensorView Weights::copy_to_store(const SafetensorsEntry& entry, DType dtype) {
+  if (store_.data() == nullptr) {
+    store_ = Buffer(context_.device(), store_bytes_, "weights");
+    uploader_ = std::make_unique<Uploader>(context_, kUploadBytes);
+  }
+  const std::size_t size = dtype_size(dtype);
+  const std::int64_t num_elements = entry.tensor.num_elements();
+  const std::size_t bytes = static_cast<std::size_t>(num_elements) * size;
+  MOBA_CHECK(store_cursor_ + bytes <= store_bytes_, entry.name, ": was not checked before loading");
+  std::byte* const to = static_cast<std::byte*>(store_.data()) + store_cursor_;
+  store_cursor_ += align(bytes);
+  owned_bytes_ += static_cast<std::int64_t>(bytes);
+  const auto per_piece = static_cast<std::int64_t>(kUploadBytes / size);
+  for (std::int64_t first = 0; first < num_elements; first += per_piece) {
+    const std::int64_t last = std::min(num_elements, first + per_piece);
+    convert(entry, dtype, first, last, uploader_->next());
+    uploader_->send(static_cast<std::size_t>(last - first) * size,
+                    to + static_cast<std::size_t>(first) * size);
+  }
+  return {to, dtype, entry.tensor.shape(), context_.device()};
+}
+
+void Weights::finish() {
+  uploader_.reset();
+  context_.synchronize();
 }
 
 std::vector<std::string> Weights::unused() const {

@@ -60,16 +60,16 @@ LinearBlock make_block(const TensorView& x, const LinearTask& task, std::int64_t
                        std::int64_t n0, std::int64_t n) {
   LinearBlock block;
   const std::int64_t k = x.dim(1);
-  const std::int64_t columns = task.weight.dim(0);
+  const std::int64_t stride = task.output.row_stride();
   block.x = at(x, m0 * k);
   block.weight = at(task.weight, n0 * k);
   block.bias = task.bias.empty() ? nullptr : at(task.bias, n0);
-  block.output = at(task.output, m0 * columns + n0);
+  block.output = at(task.output, m0 * stride + n0);
   block.m = m;
   block.n = n;
   block.k = k;
   block.k_block = linear_k_block(k);
-  block.output_stride = columns;
+  block.output_stride = stride;
   block.l1_bytes = l1_cache_bytes();
   block.x_dtype = x.dtype();
   block.weight_dtype = task.weight.dtype();

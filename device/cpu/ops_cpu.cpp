@@ -1,6 +1,7 @@
 #include "device/cpu/ops_cpu.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -35,6 +36,13 @@ std::byte* row(const TensorView& t, std::int64_t n, std::int64_t r) {
   return static_cast<std::byte*>(t.raw()) + static_cast<std::size_t>(r * n) * dtype_size(t.dtype());
 }
 
+template <typename T>
+void add_elements(const T* x, T* y, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i) {
+    y[i] = static_cast<T>(static_cast<float>(x[i]) + static_cast<float>(y[i]));
+  }
+}
+
 }  // namespace
 
 void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
@@ -59,6 +67,36 @@ void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& wei
   });
 }
 
+void add(DeviceContext& context, const TensorView& x, const TensorView& y) {
+  const std::int64_t n = x.dim(1);
+  for_rows(context, x.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    if (x.dtype() == DType::kBFloat16) {
+      add_elements(x.data<BFloat16>(), y.data<BFloat16>(), begin * n, end * n);
+    } else {
+      add_elements(x.data<float>(), y.data<float>(), begin * n, end * n);
+    }
+  });
+}
+
+void rope_cos_sin(DeviceContext& context, const TensorView& positions, const TensorView& inv_freq,
+                  float scaling, const TensorView& cos_sin) {
+  const std::int64_t half = inv_freq.dim(0);
+  const auto* frequency = inv_freq.data<float>();
+  const auto* position = positions.data<std::int32_t>();
+  // Cosines and sines are slow: as many as 16 elements of the other operations.
+  for_rows(context, positions.dim(0), 16 * half, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      float* out = cos_sin.data<float>() + t * 2 * half;
+      const auto p = static_cast<float>(position[t]);
+      for (std::int64_t i = 0; i < half; ++i) {
+        const float angle = p * frequency[i];
+        out[i] = std::cos(angle) * scaling;
+        out[i + half] = std::sin(angle) * scaling;
+      }
+    }
+  });
+}
+
 void rope(DeviceContext& context, const TensorView& positions, const TensorView& cos_sin,
           const TensorView& x) {
   const std::int64_t heads = x.dim(1);
@@ -78,7 +116,8 @@ void silu_mul(DeviceContext& context, const TensorView& gate, const TensorView& 
   for_rows(context, gate.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
     // By rows: where a vector ends must not depend on the rows beside.
     for (std::int64_t r = begin; r < end; ++r) {
-      kernel(row(gate, n, r), row(up, n, r), row(out, n, r), gate.dtype(), n);
+      kernel(row(gate, gate.row_stride(), r), row(up, up.row_stride(), r),
+             row(out, out.row_stride(), r), gate.dtype(), n);
     }
   });
 }

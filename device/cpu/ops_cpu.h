@@ -9,6 +9,10 @@ void embedding(DeviceContext& context, const TensorView& table, const TensorView
                const TensorView& out);
 void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& weight, float eps,
               const TensorView& out);
+// y += x, elementwise, rounded to their dtype.
+void add(DeviceContext& context, const TensorView& x, const TensorView& y);
+void rope_cos_sin(DeviceContext& context, const TensorView& positions, const TensorView& inv_freq,
+                  float scaling, const TensorView& cos_sin);
 void rope(DeviceContext& context, const TensorView& positions, const TensorView& cos_sin,
           const TensorView& x);
 void silu_mul(DeviceContext& context, const TensorView& gate, const TensorView& up,

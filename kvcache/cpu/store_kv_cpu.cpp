@@ -40,7 +40,9 @@ void write_centroid(const PagedKvView& cache, const std::int32_t* pages, int hea
 
 template <typename T>
 void store(DeviceContext& context, const TensorView& k, const TensorView& v,
-           const KvWritePlan& plan, const PagedKvView& cache) {
+           const KvWriteSlots& slots, const PagedKvView& cache) {
+  const auto* slot_mapping = slots.slot_mapping.data<std::int64_t>();
+  const auto* completed_blocks = slots.completed_blocks.data<std::int32_t>();
   const T* k_in = k.data<T>();
   const T* v_in = v.data<T>();
   T* k_out = static_cast<T*>(cache.k);
@@ -52,7 +54,7 @@ void store(DeviceContext& context, const TensorView& k, const TensorView& v,
   const auto store_tokens = [&](std::int64_t item, int /*thread*/) {
     const std::int64_t end = std::min(num_tokens, (item + 1) * kTokensPerItem);
     for (std::int64_t t = item * kTokensPerItem; t < end; ++t) {
-      const std::int64_t slot = plan.slot_mapping[static_cast<std::size_t>(t)];
+      const std::int64_t slot = slot_mapping[t];
       if (slot < 0) continue;
       const std::int64_t to =
           slot / cache.block_size * cache.page_stride() + slot % cache.block_size * cache.head_dim;
@@ -66,10 +68,10 @@ void store(DeviceContext& context, const TensorView& k, const TensorView& v,
   context.pool().parallel_for((num_tokens + kTokensPerItem - 1) / kTokensPerItem, store_tokens);
 
   const std::int64_t pages = cache.pages_per_moba_block();
-  const std::int64_t completed = static_cast<std::int64_t>(plan.completed_blocks.size()) / pages;
+  const std::int64_t completed = slots.completed_blocks.dim(0);
   const auto finish_block = [&](std::int64_t item, int /*thread*/) {
-    write_centroid<T>(cache, plan.completed_blocks.data() + item / heads * pages,
-                      static_cast<int>(item % heads));
+    const std::int32_t* block = completed_blocks + item / heads * pages;
+    if (block[pages - 1] >= 0) write_centroid<T>(cache, block, static_cast<int>(item % heads));
   };
   context.pool().parallel_for(completed * heads, finish_block);
 }
@@ -77,11 +79,11 @@ void store(DeviceContext& context, const TensorView& k, const TensorView& v,
 }  // namespace
 
 void store_kv(DeviceContext& context, const TensorView& k, const TensorView& v,
-              const KvWritePlan& plan, const PagedKvView& cache) {
+              const KvWriteSlots& slots, const PagedKvView& cache) {
   if (cache.dtype == DType::kBFloat16) {
-    store<BFloat16>(context, k, v, plan, cache);
+    store<BFloat16>(context, k, v, slots, cache);
   } else {
-    store<float>(context, k, v, plan, cache);
+    store<float>(context, k, v, slots, cache);
   }
 }
 

@@ -6,6 +6,6 @@ namespace moba::cpu {
 
 // See moba::store_kv; arguments are checked there.
 void store_kv(DeviceContext& context, const TensorView& k, const TensorView& v,
-              const KvWritePlan& plan, const PagedKvView& cache);
+              const KvWriteSlots& slots, const PagedKvView& cache);
 
 }  // namespace moba::cpu

@@ -106,6 +106,9 @@ TEST_CASE("CUDA, intrinsics and environment variables stay in their places") {
         "device/ops.cpp:2: a backend is a folder that is linked or not, never a preprocessor "
         "condition\n");
   CHECK(text({{"device/ops.cpp", "__global__ void f();\n"}}) != "");
+  CHECK(text({{"device/ops.cpp", "#if __CUDA_ARCH__ >= 900\n#endif\n"}}) != "");
+  CHECK(text({{"device/cuda/a.cu", "#if __CUDA_ARCH__ >= 900\n#endif\n"}}) == "");
+  CHECK(text({{"device/cuda/a.cu", "#if MOBA_CUDA\n#endif\n"}}) != "");
   CHECK(text({{"device/cuda/ops_cuda.cpp", "#include <cuda_runtime.h>\ncudaFree(p);\n"}}) == "");
   CHECK(text({{"device/ops.cpp", "cuda::rms_norm(x); auto d = Device::kCuda; // cudaMalloc\n"}}) ==
         "");

@@ -51,7 +51,8 @@ bool is_intrinsics_header(std::string_view path) {
   return ends_with(path, "intrin.h") || path == "arm_neon.h" || path == "arm_sve.h";
 }
 
-// A preprocessor condition that asks for CUDA, as #ifdef MOBA_CUDA or #if USE_CUDA.
+// A preprocessor condition that asks for CUDA, as #ifdef MOBA_CUDA or #if USE_CUDA. Which
+// architecture device code is compiled for (__CUDA_ARCH__) is another question.
 bool is_cuda_condition(std::string_view line) {
   const std::size_t hash = line.find_first_not_of(" \t");
   if (hash == std::string_view::npos || line[hash] != '#') return false;
@@ -60,7 +61,7 @@ bool is_cuda_condition(std::string_view line) {
     return false;
   }
   return std::any_of(words.begin() + 1, words.end(), [](const std::string& word) {
-    return word.find("CUDA") != std::string::npos;
+    return word.find("CUDA") != std::string::npos && word != "__CUDA_ARCH__";
   });
 }
 
@@ -103,7 +104,7 @@ class TextCheck {
         continue;
       }
       for (const std::string& word : words_of(lines[n])) {
-        if (!in_folder("cuda") && is_cuda_word(word)) {
+        if (!in_folder("cuda") && (is_cuda_word(word) || word == "__CUDA_ARCH__")) {
           report(line, word + " outside a cuda/ folder");
         }
         if (in_library() && (word == "getenv" || word == "secure_getenv")) {

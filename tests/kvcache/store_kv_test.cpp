@@ -263,7 +263,7 @@ TEST_CASE("store_kv skips padding and refuses shapes that do not fit", "[store_k
   bad.moba_block_size = 6;
   REQUIRE_THROWS_AS(KvPool({}, bad, 3), Error);
   bad = pool.config();
-  bad.dtype = DType::kFloat16;
+  bad.dtype = DType::kInt32;
   REQUIRE_THROWS_AS(KvPool({}, bad, 3), Error);
   REQUIRE_THROWS_AS(KvPool({}, pool.config(), 0), Error);
   REQUIRE(kv_page_bytes(pool.config()) == 2 * (2 * 2 * 4 * 16 + 2 * 16) * 4);

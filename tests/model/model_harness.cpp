@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "device/check.h"
+#include "device/copy.h"
+#include "tests/device/device_tensor.h"
 
 namespace moba::test {
 namespace {
@@ -22,7 +24,9 @@ int moba_block_size(const HarnessOptions& options, const ModelConfig& config) {
 }  // namespace
 
 ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options)
-    : options_(options), config_(load_model_config(dir)), context_(options.num_threads) {
+    : options_(options),
+      config_(load_model_config(dir)),
+      context_(options.device, options.num_threads) {
   if (options_.max_num_batched_tokens == 0) {
     options_.max_num_batched_tokens = static_cast<int>(options_.capacity * options_.num_seqs);
   }
@@ -36,7 +40,7 @@ ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOption
   const std::int64_t num_pages = pages_per_seq_ * options_.num_seqs + kSparePages;
   const int moba_size = moba_block_size(options_, config_);
   cache_ = std::make_unique<KvPool>(
-      Device{},
+      options_.device,
       KvPoolConfig{config_.num_layers, config_.num_kv_heads, config_.head_dim, options_.block_size,
                    moba_size, options_.dtype},
       num_pages);
@@ -124,15 +128,21 @@ TensorView ModelHarness::append(std::span<const Chunk> chunks) {
   attention_->plan(metadata);
 
   const auto num_tokens = static_cast<std::int64_t>(token_ids.size());
-  const ForwardBatch batch{TensorView(token_ids.data(), DType::kInt32, {num_tokens}),
-                           TensorView(positions.data(), DType::kInt32, {num_tokens}), &plan};
-  return model_->forward(batch, *cache_, *attention_);
+  const KvWriteSlots slots = slots_of(plan, cache_->layer(0).pages_per_moba_block());
+  inputs_ = {on_device(context_, TensorView(token_ids.data(), DType::kInt32, {num_tokens})),
+             on_device(context_, TensorView(positions.data(), DType::kInt32, {num_tokens})),
+             on_device(context_, slots.slot_mapping), on_device(context_, slots.completed_blocks)};
+  return model_->forward({inputs_[0], inputs_[1], {inputs_[2], inputs_[3]}, positions}, *cache_,
+                         *attention_);
 }
 
 std::vector<float> ModelHarness::logits(const TensorView& hidden) {
   std::vector<float> result(static_cast<std::size_t>(hidden.dim(0) * config_.vocab_size));
-  model_->compute_logits(
-      hidden, TensorView(result.data(), DType::kFloat32, {hidden.dim(0), config_.vocab_size}));
+  const Shape shape{hidden.dim(0), config_.vocab_size};
+  const Tensor logits(DType::kFloat32, shape, context_.device(), "logits");
+  model_->compute_logits(hidden, logits);
+  copy_to_host(context_, logits, TensorView(result.data(), DType::kFloat32, shape));
+  context_.synchronize();
   return result;
 }
 

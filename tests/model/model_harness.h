@@ -1,6 +1,7 @@
 // Runs sequences through a model without the engine: cache, attention backend and forward pass.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -17,6 +18,7 @@ namespace moba::test {
 
 struct HarnessOptions {
   DType dtype = DType::kFloat32;
+  Device device;
   int num_threads = 2;
   int block_size = 16;             // tokens per page
   std::int64_t max_model_len = 0;  // 0: enough for `capacity`
@@ -74,6 +76,7 @@ class ModelHarness {
     std::int64_t length = 0;
   };
   std::vector<Sequence> sequences_;
+  std::array<Tensor, 4> inputs_;  // of the last batch, on the device
   std::int64_t pages_per_seq_ = 0;
 };
 

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "device/context.h"
+#include "device/ops.h"
+#include "device/tensor.h"
 #include "model/json_file.h"
 #include "tests/catch.h"
 #include "tests/model/temp_files.h"
@@ -36,11 +38,11 @@ TEST_CASE("rope: frequencies, cosines and sines are those of transformers") {
   for (const auto& rope_case : expected["cases"]) {
     INFO(rope_case.at("name").get<std::string>());
     const moba::ModelConfig config = config_of(rope_case);
-    RopeFrequencies frequencies = moba::compute_rope_frequencies(
+    const RopeFrequencies frequencies = moba::compute_rope_frequencies(
         config.rope, config.head_dim, rope_case.at("seq_len").get<std::int64_t>());
 
     // The power function and the blends round differently in the last place or two.
-    const auto inv_freq = rope_case.at("inv_freq").get<std::vector<float>>();
+    auto inv_freq = rope_case.at("inv_freq").get<std::vector<float>>();
     REQUIRE(frequencies.inv_freq.size() == inv_freq.size());
     for (std::size_t i = 0; i < inv_freq.size(); ++i) {
       INFO("frequency " << i << ": " << frequencies.inv_freq[i] << " for " << inv_freq[i]);
@@ -50,13 +52,14 @@ TEST_CASE("rope: frequencies, cosines and sines are those of transformers") {
                    rope_case.at("attention_scaling").get<float>()) <= 1e-7F);
 
     // From the same frequencies the table is the same to rounding, however far the position.
-    frequencies.inv_freq = inv_freq;
     auto positions = rope_case.at("positions").get<std::vector<std::int32_t>>();
     const auto n = static_cast<std::int64_t>(positions.size());
     const std::size_t half = inv_freq.size();
     std::vector<float> table(positions.size() * 2 * half, std::nanf(""));
-    moba::compute_cos_sin(
-        context, frequencies, TensorView(positions.data(), DType::kInt32, {n}),
+    moba::rope_cos_sin(
+        context, TensorView(positions.data(), DType::kInt32, {n}),
+        TensorView(inv_freq.data(), DType::kFloat32, {static_cast<std::int64_t>(half)}),
+        frequencies.attention_scaling,
         TensorView(table.data(), DType::kFloat32, {n, static_cast<std::int64_t>(2 * half)}));
     for (std::size_t p = 0; p < positions.size(); ++p) {
       const auto cos = rope_case["cos"][p].get<std::vector<float>>();
@@ -74,13 +77,14 @@ TEST_CASE("rope: frequencies, cosines and sines are those of transformers") {
 
 TEST_CASE("rope: a table of many tokens has the rows of its positions") {
   DeviceContext context(3);
-  const RopeFrequencies frequencies = moba::compute_rope_frequencies({}, 8, 1);
+  RopeFrequencies frequencies = moba::compute_rope_frequencies({}, 8, 1);
   std::vector<std::int32_t> positions;
   for (int i = 0; i < 333; ++i) positions.push_back((i * 7919) % 100'003);
   std::vector<float> table(positions.size() * 8, std::nanf(""));
   const auto n = static_cast<std::int64_t>(positions.size());
-  moba::compute_cos_sin(context, frequencies, TensorView(positions.data(), DType::kInt32, {n}),
-                        TensorView(table.data(), DType::kFloat32, {n, 8}));
+  moba::rope_cos_sin(context, TensorView(positions.data(), DType::kInt32, {n}),
+                     TensorView(frequencies.inv_freq.data(), DType::kFloat32, {4}), 1.0F,
+                     TensorView(table.data(), DType::kFloat32, {n, 8}));
   for (std::size_t t = 0; t < positions.size(); ++t) {
     for (std::size_t i = 0; i < 4; ++i) {
       const float angle = static_cast<float>(positions[t]) * frequencies.inv_freq[i];

@@ -135,17 +135,17 @@ TEST_CASE("weights: missing tensors, other shapes and dtypes are named") {
   DeviceContext context(1);
   const auto path = dir.write("w.safetensors", one_tensor<float>("F32", 0, value_at));
   Weights weights(context, path, DType::kFloat32);
-  CHECK(is_line_with(error_of([&] { weights.check("v", {1}); }),
+  CHECK(is_line_with(error_of([&] { weights.check_vector("v", 1); }),
                      {"w.safetensors", "'v'", "missing"}));
   CHECK(is_line_with(error_of([&] {
-                       weights.check("w", {2, 3});
+                       weights.check_matrix("w", {2, 3});
                      }),
                      {"w.safetensors", "'w'", "[3, 2]", "[2, 3]"}));
   CHECK(is_line_with(error_of([&] { weights.vector("w", 6); }), {"'w'", "[3, 2]", "[6]"}));
   for (const char* dtype : {"I32", "U32"}) {
     const auto ints = dir.write("i", one_tensor<float>(dtype, 0, value_at));
     CHECK(is_line_with(error_of([&] {
-                         Weights(context, ints, DType::kFloat32).check("w", {3, 2});
+                         Weights(context, ints, DType::kFloat32).check_matrix("w", {3, 2});
                        }),
                        {"'w'", dtype}));
   }
