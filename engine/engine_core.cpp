@@ -60,12 +60,21 @@ void check_prompt(const std::vector<std::int32_t>& ids, std::int64_t vocab_size)
   }
 }
 
-// What sequences must have in common, beside tokens, to have the same keys and values.
-PrefixRoot make_prefix_root(const std::string& salt, const std::vector<std::int32_t>& topk) {
+// What sequences must have in common, beside tokens, to have the same keys and values. The salt may
+// be any text; what follows it is unambiguous from the end.
+std::string prefix_root(const std::string& salt, const std::vector<std::int32_t>& topk) {
   std::string root = salt;
   root += '\0';
   for (const std::int32_t k : topk) root += concat(k, ',');
-  return std::make_shared<const std::string>(std::move(root));
+  return root;
+}
+
+// The same for pages from the one of the first output token on, which is token `offset` of it.
+std::string output_root(std::string root, std::int64_t offset,
+                        const std::vector<std::int32_t>& topk) {
+  root += concat('\0', offset, ':');
+  for (const std::int32_t k : topk) root += concat(k, ',');
+  return root;
 }
 
 void hash_pages(Sequence& sequence, int block_size) {
@@ -190,7 +199,12 @@ std::unique_ptr<ActiveRequest> EngineCore::prepare(Request request, Callbacks ca
   first.wants_prompt_logprobs = params.prompt_logprobs.has_value();
   first.num_top_prompt_logprobs = params.prompt_logprobs.value_or(0);
   if (config_.enable_prefix_caching) {
-    first.prefix_root = make_prefix_root(asked.cache_salt, first.prefill_topk);
+    const std::string root = prefix_root(asked.cache_salt, first.prefill_topk);
+    first.prefix_root = std::make_shared<const std::string>(root);
+    if (first.prefill_topk != first.decode_topk) {
+      first.output_root = std::make_shared<const std::string>(
+          output_root(root, prompt_len % config_.geometry.block_size, first.decode_topk));
+    }
     hash_pages(first, config_.geometry.block_size);
   }
   return active;
@@ -344,6 +358,7 @@ void EngineCore::fork_samples(ActiveRequest& request) {
   for (Sequence* fork : first.forks) {
     fork->tokens = first.tokens;
     fork->prefix_root = first.prefix_root;
+    fork->output_root = first.output_root;
     scheduler_.fork(&first, fork);
     request.samples[static_cast<std::size_t>(fork->sample)]->scheduled = true;
   }
@@ -486,7 +501,7 @@ EngineStats EngineCore::stats() const {
   stats.num_pages_in_use = scheduler_.num_pages_in_use();
   stats.num_waiting = static_cast<std::int64_t>(scheduler_.num_waiting());
   stats.num_running = static_cast<std::int64_t>(scheduler_.num_running());
-  stats.num_pages_cached = scheduler_.num_pages_cached();
+  stats.num_pages_cached = scheduler_.cache().num_cached();
   stats.num_preemptions = scheduler_.stats().num_preemptions;
   stats.num_prefix_lookup_tokens = scheduler_.stats().num_prefix_lookup_tokens;
   stats.num_prefix_hit_tokens = scheduler_.stats().num_prefix_hit_tokens;

@@ -8,9 +8,6 @@
 namespace moba {
 namespace {
 
-// A sequence is not held back for less than that many tokens that it could find in the cache later.
-constexpr std::int64_t kMinDeferredTokens = 128;
-
 // Tokens that the sequence still has to compute and may compute in one chunk.
 std::int64_t next_tokens(const Sequence& sequence) {
   std::int64_t end = sequence.num_tokens();
@@ -20,29 +17,6 @@ std::int64_t next_tokens(const Sequence& sequence) {
     end = sequence.num_prompt_tokens;
   }
   return end - sequence.num_computed_tokens;
-}
-
-// Tokens, from the start, that all have the attention of the prefix root, so that others may share
-// their pages.
-std::int64_t shareable_tokens(const Sequence& sequence) {
-  if (sequence.prefix_root == nullptr) return 0;
-  return sequence.prefill_topk == sequence.decode_topk ? sequence.num_tokens()
-                                                       : sequence.num_prompt_tokens;
-}
-
-// Number of leading elements that are equal; each hash covers all before it, so this is a search.
-std::int64_t common_pages(std::span<const std::uint64_t> a, std::span<const std::uint64_t> b) {
-  std::size_t low = 0;
-  std::size_t high = std::min(a.size(), b.size());
-  while (low < high) {
-    const std::size_t middle = (low + high + 1) / 2;
-    if (a[middle - 1] == b[middle - 1]) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return static_cast<std::int64_t>(low);
 }
 
 }  // namespace
@@ -71,14 +45,31 @@ void Scheduler::add(Sequence* sequence) {
   waiting_.insert(sequence);
 }
 
+void Scheduler::join_running(Sequence* sequence) {
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ByRank{}), sequence);
+  sequence->is_running = true;
+  ++running_version_;
+}
+
+// It is no longer in running_: gives its seats and pages back.
+void Scheduler::leave_running(Sequence* sequence) {
+  sequence->is_running = false;
+  sequence->is_held = false;
+  num_seats_ -= static_cast<std::size_t>(sequence->num_seats);
+  cache_.release(sequence->block_table);
+  ++sequence->block_table_version;
+  ++running_version_;
+}
+
 void Scheduler::fork(Sequence* parent, Sequence* child) {
   child->num_computed_tokens = parent->num_computed_tokens;
   child->block_table = parent->block_table;
   child->page_hashes = parent->page_hashes;
-  child->was_admitted = child->is_running = true;
+  child->num_offered_pages = parent->num_offered_pages;
+  child->was_admitted = true;
   for (const std::int32_t page : child->block_table) allocator_.add_holder(page);
   parent->num_seats -= child->num_seats;
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), child, ByRank{}), child);
+  join_running(child);
 }
 
 void Scheduler::remove(Sequence* sequence) {
@@ -92,10 +83,9 @@ void Scheduler::remove(Sequence* sequence) {
   }
   const auto running = std::find(running_.begin(), running_.end(), sequence);
   MOBA_CHECK(running != running_.end(), "sequence ", sequence->id, " is not scheduled");
+  offer_full_pages(sequence);
   running_.erase(running);
-  sequence->is_running = false;
-  num_seats_ -= static_cast<std::size_t>(sequence->num_seats);
-  cache_.release(sequence->block_table);
+  leave_running(sequence);
   wake_deferred();
 }
 
@@ -103,131 +93,23 @@ void Scheduler::reset() {
   waiting_.clear();
   deferred_.clear();
   running_.clear();
+  readers_.clear();
+  blocked_ = {};
   num_seats_ = 0;
   plan_.chunks.clear();
   plan_.copies.clear();
   plan_.num_tokens = 0;
+  std::fill(num_given_up_.begin(), num_given_up_.end(), 0);
   cache_.reset();
 }
 
 PrefixKey Scheduler::prefix_key(const Sequence& sequence) const {
-  const auto pages = std::min<std::size_t>(
-      sequence.page_hashes.size(),
-      static_cast<std::size_t>(shareable_tokens(sequence) / config_.block_size));
-  return {&sequence.prefix_root, sequence.tokens,
-          std::span<const std::uint64_t>(sequence.page_hashes).first(pages)};
-}
-
-// Those whose model has come as far as they waited for, or does not run any more, wait as others
-// do.
-void Scheduler::wake_deferred() {
-  std::erase_if(deferred_, [this](const Deferred& d) {
-    if (d.until->is_running && d.until->num_computed_tokens < d.num_tokens) return false;
-    waiting_.insert(d.sequence);
-    return true;
-  });
-}
-
-// If a sequence before this one is about to compute pages that it could use, it waits for them.
-bool Scheduler::defer(Sequence* sequence, const PrefixKey& key, std::int64_t num_cached_pages) {
-  const std::int64_t least =
-      std::min<std::int64_t>(kMinDeferredTokens, config_.max_num_batched_tokens);
-  for (const Sequence* other : running_) {
-    if (ByRank{}(sequence, other)) break;
-    if (!other->in_prompt(other->num_computed_tokens)) continue;
-    const std::int64_t common = common_pages(key.hashes, prefix_key(*other).hashes);
-    const std::int64_t until = common * config_.block_size;
-    if (until - num_cached_pages * config_.block_size < least) continue;
-    if (other->num_computed_tokens >= until) continue;
-    deferred_.push_back({sequence, other, until});
-    return true;
+  PrefixKey key{&sequence.prefix_root, sequence.tokens, sequence.page_hashes};
+  if (sequence.output_root != nullptr) {
+    key.tail = &sequence.output_root;
+    key.tail_page = static_cast<std::size_t>(sequence.num_prompt_tokens / config_.block_size);
   }
-  return false;
-}
-
-void Scheduler::preempt_last() {
-  Sequence* sequence = running_.back();
-  running_.pop_back();
-  sequence->is_running = false;
-  num_seats_ -= static_cast<std::size_t>(sequence->num_seats);
-  cache_.release(sequence->block_table);
-  sequence->num_computed_tokens = 0;
-  waiting_.insert(sequence);
-  ++stats_.num_preemptions;
-  wake_deferred();
-}
-
-// Makes room for a sequence of a smaller (more urgent) priority.
-bool Scheduler::preempt_below(int priority) {
-  if (running_.empty() || running_.back()->priority <= priority) return false;
-  preempt_last();
-  return true;
-}
-
-// Pages that running sequences still need for the tokens they have, and one more each, so that they
-// can go on for a while.
-std::int64_t Scheduler::num_promised_pages() const {
-  auto promised = static_cast<std::int64_t>(running_.size());
-  for (const Sequence* other : running_) {
-    promised += std::max<std::int64_t>(
-        0, pages_of(other->num_tokens()) - static_cast<std::int64_t>(other->block_table.size()));
-  }
-  return promised;
-}
-
-// Whether there is room for the sequence now. It may have been deferred instead of admitted.
-bool Scheduler::try_admit(Sequence* sequence) {
-  const auto seats = static_cast<std::size_t>(sequence->num_seats);
-  while (num_seats_ + seats > static_cast<std::size_t>(config_.max_num_seqs)) {
-    if (!preempt_below(sequence->priority)) return false;
-  }
-  // One token at least is computed, for its logits; all, if the prompt's are wanted.
-  PrefixKey key = prefix_key(*sequence);
-  const std::int64_t usable =
-      sequence->wants_prompt_logprobs ? 0 : (sequence->num_tokens() - 1) / config_.block_size;
-  key.hashes =
-      key.hashes.first(std::min<std::size_t>(key.hashes.size(), static_cast<std::size_t>(usable)));
-  const std::int64_t pages = pages_of(sequence->num_tokens());
-  for (;;) {
-    // Looking pages up costs time in proportion to the prompt: not while it cannot help.
-    const std::int64_t room = cache_.num_available() - num_promised_pages();
-    if (pages - static_cast<std::int64_t>(key.hashes.size()) <= room) {
-      const PrefixCache::Match match = cache_.match(key);
-      if (defer(sequence, key, match.pages)) return true;
-      if (pages - match.pages + match.evictable <= room) {
-        start(sequence, key, match.pages);
-        return true;
-      }
-    }
-    if (!preempt_below(sequence->priority)) return false;
-  }
-}
-
-void Scheduler::start(Sequence* sequence, const PrefixKey& key, std::int64_t num_cached_pages) {
-  cache_.acquire(key, num_cached_pages, sequence->block_table);
-  sequence->num_computed_tokens = num_cached_pages * config_.block_size;
-  if (!sequence->was_admitted) {
-    sequence->was_admitted = true;
-    sequence->num_cached_tokens = sequence->num_computed_tokens;
-    stats_.num_prefix_lookup_tokens += sequence->num_tokens();
-    stats_.num_prefix_hit_tokens += sequence->num_cached_tokens;
-  }
-  sequence->is_running = true;
-  num_seats_ += static_cast<std::size_t>(sequence->num_seats);
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ByRank{}), sequence);
-}
-
-void Scheduler::admit() {
-  wake_deferred();
-  while (!waiting_.empty()) {
-    Sequence* sequence = *waiting_.begin();
-    // Taken out first: a preemption on its behalf puts others in.
-    waiting_.erase(waiting_.begin());
-    if (!try_admit(sequence)) {
-      waiting_.insert(sequence);
-      return;
-    }
-  }
+  return key;
 }
 
 // Fills in the shares of those that need more than one token: even parts of the budget, at most
@@ -256,6 +138,7 @@ void Scheduler::decide_shares() {
   bool generates = false;
   for (std::size_t i = 0; i < running_.size(); ++i) {
     const std::int64_t wanted = next_tokens(*running_[i]);
+    if (running_[i]->is_held) continue;
     if (wanted > 1) {
       // The first in rank is sure of a token.
       if (i == 0) --budget;
@@ -312,12 +195,14 @@ void Scheduler::give_own_page(Sequence* sequence) {
   plan_.copies.push_back({page, own[0]});
   cache_.release(page);
   page = own[0];
+  ++sequence->block_table_version;
 }
 
 const StepPlan& Scheduler::schedule() {
   plan_.chunks.clear();
   plan_.copies.clear();
   plan_.num_tokens = 0;
+  find_readers();
   admit();
   decide_shares();
   // running_ gets shorter when the last are preempted.
@@ -331,27 +216,27 @@ const StepPlan& Scheduler::schedule() {
   return plan_;
 }
 
-void Scheduler::cache_full_pages(const ScheduledChunk& chunk) {
-  Sequence& sequence = *chunk.sequence;
-  if (!config_.enable_prefix_caching || sequence.prefix_root == nullptr) return;
-  const std::int64_t end = std::min(chunk.end(), shareable_tokens(sequence));
-  const auto block_size = static_cast<std::size_t>(config_.block_size);
-  const auto last_page = static_cast<std::size_t>(end) / block_size;
-  for (auto i = static_cast<std::size_t>(chunk.first) / block_size; i < last_page; ++i) {
-    if (sequence.page_hashes.size() == i) {
-      const std::uint64_t parent =
-          i == 0 ? prefix_root_hash(*sequence.prefix_root) : sequence.page_hashes[i - 1];
-      sequence.page_hashes.push_back(
-          prefix_page_hash(parent, std::span(sequence.tokens).subspan(i * block_size, block_size)));
+// Enters the pages that have become full of computed, known tokens into the prefix cache.
+void Scheduler::offer_full_pages(Sequence* sequence) {
+  if (!config_.enable_prefix_caching || sequence->prefix_root == nullptr) return;
+  const std::int64_t end = std::min(sequence->num_computed_tokens, sequence->num_known_tokens());
+  const std::int64_t num_full = end / config_.block_size;
+  for (; sequence->num_offered_pages < num_full; ++sequence->num_offered_pages) {
+    const auto index = static_cast<std::size_t>(sequence->num_offered_pages);
+    if (sequence->page_hashes.size() == index) {
+      sequence->page_hashes.push_back(
+          prefix_page_hash(prefix_key(*sequence), index, config_.block_size));
     }
-    cache_.insert(prefix_key(sequence), i, sequence.block_table);
+    if (cache_.insert(prefix_key(*sequence), index, sequence->block_table)) {
+      ++sequence->block_table_version;
+    }
   }
 }
 
 void Scheduler::complete_step() {
   for (const ScheduledChunk& chunk : plan_.chunks) {
     chunk.sequence->num_computed_tokens = chunk.end();
-    cache_full_pages(chunk);
+    offer_full_pages(chunk.sequence);
   }
   plan_.chunks.clear();
   plan_.num_tokens = 0;

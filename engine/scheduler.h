@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/sequence.h"
@@ -44,7 +45,7 @@ struct StepPlan {
 struct SchedulerStats {
   std::int64_t num_preemptions = 0;
   std::int64_t num_prefix_lookup_tokens = 0;  // of sequences when they were admitted
-  std::int64_t num_prefix_hit_tokens = 0;     // of those, found in the prefix cache
+  std::int64_t num_prefix_hit_tokens = 0;     // of those, computed by others
 };
 
 // The one rule: a step gives every running sequence some new tokens until its computed tokens catch
@@ -56,18 +57,26 @@ struct SchedulerStats {
 //
 // Sequences rank by priority (smaller first), then by arrival. They are admitted in that order,
 // when the pages for the tokens they have are there beside those that running sequences still need
-// for theirs. A sequence whose prompt begins as that of one before it which is being read waits for
-// it, and then finds those pages in the cache; others may go past it meanwhile. When pages run out,
-// the last in rank is preempted: it waits again in its place, and its full pages stay in the prefix
-// cache as long as they can. A sequence never loses pages or its seat to one behind it in rank.
+// for theirs. One of a smaller priority may take the place of others that run, if that makes room
+// enough. When pages run out, the last in rank is preempted: it waits again in its place, and its
+// full pages stay in the prefix cache as long as they can. A sequence never loses pages or its seat
+// to one behind it in rank.
 //
-// The first in rank of those that run gets a token in every step, whatever arrives. So a sequence
-// ends after at most as many steps as it and the sequences before it in rank have tokens, plus
-// those that any of them computes again.
+// Of several that read the same prefix the first in rank computes each page, and the others take it
+// from the cache: those that wait stay out until it has come past what they share (others may go
+// past them meanwhile), those that run hold. As each waits for one before it in rank only, there is
+// always one that waits for none.
 //
-// The caller alternates schedule() and complete_step(), then appends the new tokens and removes
-// what has ended; add, fork and remove do not come between those two calls. A step that failed is
-// not completed: its sequences are removed. Borrows the sequences. Not thread-safe.
+// The first in rank of those that run gets a token in every step, whatever arrives. So the steps
+// that a sequence takes are at most the tokens computed for it and for those before it in rank,
+// and, for each time that it waits for room, the tokens of those behind it that run then: none of
+// those is admitted past it.
+//
+// The caller alternates schedule() and complete_step(), then appends the new tokens, or
+// placeholders for them, and removes what has ended; add, fork and remove do not come between those
+// two calls. A step that failed is not completed: its sequences are removed. Steps that are under
+// way count as done: whatever a later plan writes to a page must come after what an earlier one
+// does with it. Borrows the sequences. Not thread-safe.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerConfig& config);
@@ -87,14 +96,15 @@ class Scheduler {
   // Chooses the next step's chunks and gives them pages. Empty only if there is nothing to do.
   // Valid until the next call.
   const StepPlan& schedule();
-  // The plan has run: its tokens are computed.
+  // The plan is under way: its tokens count as computed.
   void complete_step();
 
   std::size_t num_waiting() const { return waiting_.size() + deferred_.size(); }
   std::size_t num_running() const { return running_.size(); }
   // That sequences hold; pages that are only cached do not count.
   std::int64_t num_pages_in_use() const { return cache_.num_in_use(); }
-  std::int64_t num_pages_cached() const { return cache_.num_cached(); }
+  const BlockAllocator& allocator() const { return allocator_; }
+  const PrefixCache& cache() const { return cache_; }
   const SchedulerStats& stats() const { return stats_; }
   // Forgets all sequences, touching none of them, and the cache. For when something went wrong:
   // takes no memory and cannot fail.
@@ -114,35 +124,61 @@ class Scheduler {
     const Sequence* until;    // runs: those it no longer serves are woken before it is let go
     std::int64_t num_tokens;  // that it must have computed
   };
+  // The first of those that wait, for which preempting others made no room, and what that hung on.
+  struct Blocked {
+    std::int64_t id = -1;
+    std::uint64_t running_version = 0;
+    std::int64_t num_cached_pages = 0;
+    std::int64_t num_spare_pages = 0;
+  };
 
   std::int64_t pages_of(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
+  std::size_t max_num_seqs() const { return static_cast<std::size_t>(config_.max_num_seqs); }
   PrefixKey prefix_key(const Sequence& sequence) const;
+
+  // scheduler_admission.cpp
   void admit();
   bool try_admit(Sequence* sequence);
   void start(Sequence* sequence, const PrefixKey& key, std::int64_t num_cached_pages);
-  std::int64_t num_promised_pages() const;
+  std::int64_t num_promised_pages(const Sequence& sequence) const;
+  std::int64_t num_spare_pages() const;
+  std::size_t num_to_preempt(int priority, std::int64_t num_pages, std::size_t num_seats);
+  void preempt_last();
+  PrefixKey usable_key(const Sequence& sequence) const;
+  std::int64_t num_shared_pages(const PrefixKey& key, const Sequence& other) const;
+  std::int64_t min_shared_tokens() const;
   bool defer(Sequence* sequence, const PrefixKey& key, std::int64_t num_cached_pages);
   void wake_deferred();
-  bool preempt_below(int priority);
-  void preempt_last();
+  void find_readers();
+  void claim_next_page(Sequence* sequence, const PrefixKey& key);
+  void skip_cached_pages(Sequence* sequence, const PrefixKey& key);
+
+  // scheduler.cpp
+  void join_running(Sequence* sequence);
+  void leave_running(Sequence* sequence);
   void decide_shares();
   void share_out(std::int64_t budget, std::int64_t most);
   std::int64_t take_pages(std::size_t index, std::int64_t wanted);
   void give_own_page(Sequence* sequence);
-  void cache_full_pages(const ScheduledChunk& chunk);
+  void offer_full_pages(Sequence* sequence);
 
   SchedulerConfig config_;
   BlockAllocator allocator_;
   PrefixCache cache_;
   std::set<Sequence*, ByRank> waiting_;
   std::vector<Deferred> deferred_;
-  std::vector<Sequence*> running_;  // by rank
-  std::size_t num_seats_ = 0;       // of running sequences
+  std::vector<Sequence*> running_;     // by rank
+  std::uint64_t running_version_ = 0;  // counts the changes of running_
+  std::size_t num_seats_ = 0;          // of running sequences
+  Blocked blocked_;
+  // The first in rank of those that compute a page next, by its hash.
+  std::unordered_map<std::uint64_t, Sequence*> readers_;
   StepPlan plan_;
-  std::vector<std::int64_t> given_;       // tokens of the step for each of running_
-  std::vector<std::size_t> long_shares_;  // indices of those that need more than one token
+  std::vector<std::int64_t> given_;         // tokens of the step for each of running_
+  std::vector<std::size_t> long_shares_;    // indices of those that need more than one token
+  std::vector<std::int32_t> num_given_up_;  // [num_pages]: scratch of num_to_preempt, else 0
   SchedulerStats stats_;
 };
 

@@ -14,6 +14,27 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
   return hash ^ (hash >> 32);
 }
 
+// What is compared beside tokens and predecessor; null: nothing.
+const PrefixRoot* root_of_page(const PrefixKey& key, std::size_t index) {
+  if (index == key.tail_page) return key.tail;
+  return index == 0 ? key.root : nullptr;
+}
+
+// The largest n <= count so that holds(i) for all i < n, where it holds up to some i and not after.
+template <typename F>
+std::size_t count_leading(std::size_t count, F&& holds) {
+  std::size_t low = 0;
+  while (low < count) {
+    const std::size_t middle = low + (count - low) / 2;
+    if (holds(middle)) {
+      low = middle + 1;
+    } else {
+      count = middle;
+    }
+  }
+  return low;
+}
+
 }  // namespace
 
 std::uint64_t prefix_root_hash(std::string_view root) {
@@ -26,6 +47,13 @@ std::uint64_t prefix_page_hash(std::uint64_t parent, std::span<const std::int32_
   std::uint64_t hash = mix(parent, tokens.size());
   for (const std::int32_t token : tokens) hash = mix(hash, static_cast<std::uint32_t>(token));
   return hash;
+}
+
+std::uint64_t prefix_page_hash(const PrefixKey& key, std::size_t index, int block_size) {
+  std::uint64_t parent = index == 0 ? prefix_root_hash(**key.root) : key.hashes[index - 1];
+  if (index == key.tail_page) parent = mix(parent, prefix_root_hash(**key.tail));
+  const auto size = static_cast<std::size_t>(block_size);
+  return prefix_page_hash(parent, key.tokens.subspan(index * size, size));
 }
 
 PrefixCache::PrefixCache(BlockAllocator& allocator, int block_size, bool enabled)
@@ -49,11 +77,10 @@ std::span<const std::int32_t> PrefixCache::key_tokens(const PrefixKey& key,
 bool PrefixCache::equals(std::int32_t page, const PrefixKey& key, std::size_t index,
                          std::int32_t parent) const {
   const Entry& e = entry(page);
-  if (parent == kNone) {
-    if (e.parent_serial != 0 || *e.root != **key.root) return false;
-  } else if (e.parent_serial != entry(parent).serial) {
-    return false;
-  }
+  if (e.parent_serial != (parent == kNone ? 0 : entry(parent).serial)) return false;
+  const PrefixRoot* root = root_of_page(key, index);
+  if ((root == nullptr) != (e.root == nullptr)) return false;
+  if (root != nullptr && *e.root != **root) return false;
   const auto tokens = key_tokens(key, index);
   return std::equal(
       tokens.begin(), tokens.end(),
@@ -79,45 +106,82 @@ PrefixCache::Match PrefixCache::match(const PrefixKey& key) const {
   return result;
 }
 
-void PrefixCache::acquire(const PrefixKey& key, std::int64_t count,
-                          std::vector<std::int32_t>& table) {
-  std::int32_t parent = kNone;
-  for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
-    parent = find(key, i, parent);
-    MOBA_CHECK(parent != kNone, "prefix cache: page ", i, " of ", count, " is not there");
-    if (allocator_.num_holders(parent) == 1) remove_evictable(parent);
-    allocator_.add_holder(parent);
-    table.push_back(parent);
-  }
+PrefixCache::Match PrefixCache::estimate(const PrefixKey& key) const {
+  if (!enabled_) return {};
+  const auto page_of = [&](std::size_t i) {
+    const auto it = by_hash_.find(key.hashes[i]);
+    return it == by_hash_.end() ? kNone : it->second;
+  };
+  const std::size_t pages =
+      count_leading(key.hashes.size(), [&](std::size_t i) { return page_of(i) != kNone; });
+  const std::size_t held =
+      count_leading(pages, [&](std::size_t i) { return allocator_.num_holders(page_of(i)) > 1; });
+  return {static_cast<std::int64_t>(pages), static_cast<std::int64_t>(pages - held)};
 }
 
-void PrefixCache::insert(const PrefixKey& key, std::size_t index,
-                         std::vector<std::int32_t>& table) {
-  if (!enabled_) return;
-  const std::int32_t page = table[index];
-  if (entry(page).cached) return;
+void PrefixCache::hold(std::int32_t page) {
+  if (allocator_.num_holders(page) == 1) remove_evictable(page);
+  allocator_.add_holder(page);
+}
+
+std::int64_t PrefixCache::acquire(const PrefixKey& key, std::int64_t count,
+                                  std::vector<std::int32_t>& table) {
+  if (!enabled_) return 0;
+  std::int32_t parent = kNone;
+  for (std::int64_t i = 0; i < count; ++i) {
+    parent = find(key, static_cast<std::size_t>(i), parent);
+    if (parent == kNone) return i;
+    table.push_back(parent);
+    hold(parent);
+  }
+  return count;
+}
+
+bool PrefixCache::acquire_next(const PrefixKey& key, std::size_t index,
+                               std::vector<std::int32_t>& table) {
+  if (!enabled_) return false;
   const std::int32_t parent = index == 0 ? kNone : table[index - 1];
-  if (parent != kNone && !entry(parent).cached) return;
+  if (parent != kNone && !entry(parent).cached) return false;
+  const std::int32_t page = find(key, index, parent);
+  if (page == kNone || (index < table.size() && table[index] == page)) return false;
+  if (index == table.size()) {
+    table.push_back(page);
+    hold(page);
+  } else {
+    hold(page);
+    release(table[index]);
+    table[index] = page;
+  }
+  return true;
+}
+
+bool PrefixCache::insert(const PrefixKey& key, std::size_t index,
+                         std::vector<std::int32_t>& table) {
+  if (!enabled_) return false;
+  const std::int32_t page = table[index];
+  if (entry(page).cached) return false;
+  const std::int32_t parent = index == 0 ? kNone : table[index - 1];
+  if (parent != kNone && !entry(parent).cached) return false;
   const auto [it, is_new] = by_hash_.try_emplace(key.hashes[index], page);
   if (!is_new) {
     // Equal: computed twice at the same time. Else two chains of one hash; the first stays.
     const std::int32_t other = it->second;
-    if (!equals(other, key, index, parent)) return;
-    if (allocator_.num_holders(other) == 1) remove_evictable(other);
-    allocator_.add_holder(other);
+    if (!equals(other, key, index, parent)) return false;
+    hold(other);
     table[index] = other;
     allocator_.free(page);
-    return;
+    return true;
   }
   Entry& e = entry(page);
   e.cached = true;
   e.hash = key.hashes[index];
   e.serial = next_serial_++;
   e.parent_serial = parent == kNone ? 0 : entry(parent).serial;
-  if (parent == kNone) e.root = *key.root;
+  if (const PrefixRoot* root = root_of_page(key, index)) e.root = *root;
   const auto tokens = key_tokens(key, index);
   std::copy(tokens.begin(), tokens.end(), page_tokens(page).begin());
   allocator_.add_holder(page);
+  return false;
 }
 
 void PrefixCache::append_evictable(std::int32_t page) {

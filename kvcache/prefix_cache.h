@@ -27,12 +27,21 @@ struct PrefixKey {
   const PrefixRoot* root = nullptr;
   std::span<const std::int32_t> tokens;   // from the start of the sequence
   std::span<const std::uint64_t> hashes;  // one for each full page of them, or fewer
+  // Where the attention changes: from this page on, `tail` stands for the root. It must say what
+  // the root says and from which token of the page on which attention is used.
+  const PrefixRoot* tail = nullptr;
+  std::size_t tail_page = SIZE_MAX;
 };
+
+// The hash of page `index`, whose tokens are key.tokens [index * block_size ...); those of the
+// pages before it are in key.hashes.
+std::uint64_t prefix_page_hash(const PrefixKey& key, std::size_t index, int block_size);
 
 // Keeps full pages when their sequences let go of them, until their memory is needed. A page is
 // found by the hash of its chain, and taken only if its tokens, its predecessor in the chain and
 // the root are equal too: hashes that collide can cost a hit, never give a wrong one. Centroids lie
-// in the pages' slots, so they come with them.
+// in the pages' slots, so they come with them. A page that is in the cache has its predecessors
+// there, and who holds it holds them.
 //
 // A page in the cache has the cache as a holder beside the sequences. Those that only the cache
 // holds are evicted when pages run out, the longest unused first, and of one sequence the last page
@@ -48,6 +57,7 @@ class PrefixCache {
   // Pages that sequences hold.
   std::int64_t num_in_use() const { return allocator_.num_blocks() - num_available(); }
   std::int64_t num_evicted() const { return num_evicted_; }
+  bool is_cached(std::int32_t page) const { return enabled_ && entry(page).cached; }
 
   // Appends `count` pages to `table`, evicting as needed; all or none.
   bool allocate(std::int64_t count, std::vector<std::int32_t>& table);
@@ -59,13 +69,19 @@ class PrefixCache {
     std::int64_t evictable = 0;
   };
   Match match(const PrefixKey& key) const;
-  // Appends the first `count` pages of a match to `table` and holds them.
-  void acquire(const PrefixKey& key, std::int64_t count, std::vector<std::int32_t>& table);
+  // The same in O(log pages), by hashes alone: where hashes collide it can be too much.
+  Match estimate(const PrefixKey& key) const;
+  // Appends the pages of a match to the empty `table` and holds them, at most `count`. Returns how
+  // many there were.
+  std::int64_t acquire(const PrefixKey& key, std::int64_t count, std::vector<std::int32_t>& table);
+  // If page `index`, whose predecessor the table has, is in the cache, holds it and makes it the
+  // table's last: in the place of its page `index`, which is given back, if it has one.
+  bool acquire_next(const PrefixKey& key, std::size_t index, std::vector<std::int32_t>& table);
 
   // Page `index` of the sequence with that key and table is computed: others may have it. If an
-  // equal one is there already, the table's is given back and replaced by that one. Pages go in in
-  // order: one whose predecessor is not in the cache stays out.
-  void insert(const PrefixKey& key, std::size_t index, std::vector<std::int32_t>& table);
+  // equal one is there already, the table's is given back and replaced by that one: true. Pages go
+  // in in order: one whose predecessor is not in the cache stays out.
+  bool insert(const PrefixKey& key, std::size_t index, std::vector<std::int32_t>& table);
 
   // A sequence lets go of its pages; clears the table.
   void release(std::vector<std::int32_t>& table);
@@ -84,7 +100,7 @@ class PrefixCache {
     std::uint64_t hash = 0;
     std::uint64_t serial = 0;         // unique in the life of the cache
     std::uint64_t parent_serial = 0;  // 0: first of a chain
-    PrefixRoot root;                  // of the first of a chain
+    PrefixRoot root;                  // of the first of a chain, and of the first of a tail
     std::int32_t older = kNone;       // neighbours in the list of evictable pages
     std::int32_t newer = kNone;
   };
@@ -93,6 +109,8 @@ class PrefixCache {
   const Entry& entry(std::int32_t page) const { return entries_[static_cast<std::size_t>(page)]; }
   std::span<std::int32_t> page_tokens(std::int32_t page);
   std::span<const std::int32_t> key_tokens(const PrefixKey& key, std::size_t index) const;
+  // Holds a cached page for one more sequence.
+  void hold(std::int32_t page);
   // The cached page that is page `index` of the key after the page `parent` (kNone for index 0), or
   // kNone.
   std::int32_t find(const PrefixKey& key, std::size_t index, std::int32_t parent) const;

@@ -28,14 +28,32 @@ std::unique_ptr<Sequence> make_sequence(std::int64_t id, std::int64_t prompt, st
   return sequence;
 }
 
-// One step as the engine does it: a token for each sequence that has caught up.
-void step(Scheduler& scheduler) {
+// A sequence that shares pages with others of the same root.
+std::unique_ptr<Sequence> make_sharing(std::int64_t id, std::int64_t prompt, std::int64_t output,
+                                       int block_size = 4) {
+  auto sequence = make_sequence(id, prompt, output);
+  sequence->prefix_root = std::make_shared<const std::string>("root");
+  std::uint64_t hash = prefix_root_hash(*sequence->prefix_root);
+  const auto size = static_cast<std::size_t>(block_size);
+  for (std::size_t i = 0; i + size <= sequence->tokens.size(); i += size) {
+    hash = prefix_page_hash(hash, std::span(sequence->tokens).subspan(i, size));
+    sequence->page_hashes.push_back(hash);
+  }
+  return sequence;
+}
+
+// One step as the engine does it: a token for each sequence that has caught up. Returns how many
+// tokens of prompts it computed.
+std::int64_t step(Scheduler& scheduler) {
   std::vector<Sequence*> samples;
+  std::int64_t num_prompt_tokens = 0;
   for (const ScheduledChunk& chunk : scheduler.schedule().chunks) {
     if (chunk.reaches_end() && chunk.sequence->wants_more()) samples.push_back(chunk.sequence);
+    if (chunk.sequence->in_prompt(chunk.first)) num_prompt_tokens += chunk.num_tokens;
   }
   scheduler.complete_step();
   for (Sequence* sequence : samples) sequence->tokens.push_back(9);
+  return num_prompt_tokens;
 }
 
 TEST_CASE("a prompt is read in chunks, then one token a step", "[scheduler]") {
@@ -184,20 +202,6 @@ TEST_CASE("removal gives pages back at any moment", "[scheduler]") {
   CHECK_THAT(message_of([&] { scheduler.remove(a.get()); }), Contains("not scheduled"));
 }
 
-// A sequence that shares pages with others of the same root.
-std::unique_ptr<Sequence> make_sharing(std::int64_t id, std::int64_t prompt, std::int64_t output,
-                                       int block_size = 4) {
-  auto sequence = make_sequence(id, prompt, output);
-  sequence->prefix_root = std::make_shared<const std::string>("root");
-  std::uint64_t hash = prefix_root_hash(*sequence->prefix_root);
-  const auto size = static_cast<std::size_t>(block_size);
-  for (std::size_t i = 0; i + size <= sequence->tokens.size(); i += size) {
-    hash = prefix_page_hash(hash, std::span(sequence->tokens).subspan(i, size));
-    sequence->page_hashes.push_back(hash);
-  }
-  return sequence;
-}
-
 TEST_CASE("who waits for a sequence that is preempted and then removed goes on", "[scheduler]") {
   Scheduler scheduler(make_config(16, 2, 100));
   auto reader = make_sharing(1, 60, 5);
@@ -244,6 +248,161 @@ TEST_CASE("the last of two that share a page needs no copy", "[scheduler]") {
     scheduler.remove(sequence);
   }
   CHECK(scheduler.num_pages_in_use() == 0);
+}
+
+TEST_CASE("the first in rank reads what several share, whoever came first", "[scheduler]") {
+  Scheduler scheduler(make_config(40, 4, 200));
+  const auto slow = make_sharing(1, 400, 5);
+  scheduler.add(slow.get());
+  for (int i = 0; i < 3; ++i) step(scheduler);
+  REQUIRE(slow->num_computed_tokens == 120);
+
+  // A longer prompt with the same beginning, more urgent: it goes on where the other is.
+  const auto urgent = make_sharing(2, 500, 5);
+  urgent->priority = -1;
+  scheduler.add(urgent.get());
+  std::int64_t computed = 120;
+  for (int i = 0; i < 5; ++i) {
+    const std::int64_t before = urgent->num_computed_tokens;
+    computed += step(scheduler);
+    REQUIRE(urgent->num_computed_tokens == std::max<std::int64_t>(before, 120) + 40);
+    REQUIRE(slow->num_computed_tokens >= before);  // follows a step behind
+  }
+  while (slow->num_output_tokens() == 0 || urgent->num_output_tokens() == 0) {
+    computed += step(scheduler);
+  }
+  CHECK(urgent->num_cached_tokens == 120);
+  CHECK(slow->num_cached_tokens == 396 - 120);
+  CHECK(scheduler.stats().num_prefix_hit_tokens == 396);
+  CHECK(scheduler.stats().num_prefix_lookup_tokens == 900);
+  CHECK(computed == 500 + 4);  // every token of the common part once, and the last page's logits
+  scheduler.remove(urgent.get());
+  scheduler.remove(slow.get());
+  CHECK(scheduler.num_pages_in_use() == 0);
+}
+
+TEST_CASE("who holds goes on when the reader is gone", "[scheduler]") {
+  Scheduler scheduler(make_config(40, 4, 200));
+  const auto slow = make_sharing(1, 400, 5);
+  const auto urgent = make_sharing(2, 400, 5);
+  const auto late = make_sharing(3, 400, 5);
+  urgent->priority = -1;
+  scheduler.add(slow.get());
+  step(scheduler);
+  scheduler.add(urgent.get());
+  scheduler.add(late.get());
+  step(scheduler);
+  step(scheduler);
+  CHECK(slow->is_held);
+  CHECK_FALSE(late->is_running);
+  scheduler.remove(urgent.get());
+  step(scheduler);
+  CHECK(slow->num_computed_tokens == 160);
+  for (int i = 0; i < 6; ++i) step(scheduler);
+  CHECK(slow->num_computed_tokens == 400);
+  step(scheduler);
+  CHECK(late->num_computed_tokens == 400);
+  CHECK(late->num_cached_tokens == 396);
+}
+
+TEST_CASE("little in common is computed twice rather than waited for", "[scheduler]") {
+  SchedulerConfig config = make_config(1000, 4, 400);
+  config.long_prefill_token_threshold = 8;
+  Scheduler scheduler(config);
+  const auto generating = make_sequence(1, 2, 50);
+  scheduler.add(generating.get());
+  step(scheduler);
+  const auto a = make_sharing(2, 100, 5);
+  const auto b = make_sharing(3, 100, 5);
+  scheduler.add(a.get());
+  scheduler.add(b.get());
+  step(scheduler);
+  CHECK(b->is_running);
+  CHECK(b->num_computed_tokens == 8);
+  CHECK(b->block_table == a->block_table);  // equal pages became one
+}
+
+TEST_CASE("no one is preempted for a request that finds no room all the same", "[scheduler]") {
+  Scheduler scheduler(make_config(100, 4, 20));
+  const auto first = make_sequence(1, 50, 20);
+  first->priority = -2;
+  const auto last = make_sequence(2, 10, 20);
+  last->priority = 1;
+  scheduler.add(first.get());
+  scheduler.add(last.get());
+  step(scheduler);
+  const auto big = make_sequence(3, 40, 5);  // 10 pages: 13 are the first's
+  const auto small = make_sequence(4, 12, 5);
+  scheduler.add(big.get());
+  for (int i = 0; i < 3; ++i) step(scheduler);
+  CHECK(last->is_running);
+  CHECK(last->num_output_tokens() == 4);
+  CHECK(scheduler.stats().num_preemptions == 0);
+  scheduler.remove(big.get());
+  // Where it does make room, it happens.
+  small->priority = 0;
+  scheduler.add(small.get());
+  step(scheduler);
+  CHECK(small->is_running);
+  CHECK_FALSE(last->is_running);
+  CHECK(scheduler.stats().num_preemptions == 1);
+}
+
+TEST_CASE("pages that others hold too make no room", "[scheduler]") {
+  // The two of rank 1 share all their pages with the one that is not to be preempted.
+  Scheduler scheduler(make_config(200, 4, 30));
+  const auto first = make_sharing(1, 81, 4);
+  first->priority = -2;
+  scheduler.add(first.get());
+  step(scheduler);
+  const auto a = make_sharing(2, 81, 4);
+  const auto b = make_sharing(3, 81, 4);
+  a->priority = b->priority = 1;
+  scheduler.add(a.get());
+  scheduler.add(b.get());
+  step(scheduler);
+  REQUIRE(b->is_running);
+  REQUIRE(scheduler.num_pages_in_use() == 20 + 3);
+  const auto big = make_sequence(4, 40, 4);
+  scheduler.add(big.get());
+  for (int i = 0; i < 2; ++i) step(scheduler);
+  CHECK(scheduler.stats().num_preemptions == 0);
+  CHECK_FALSE(big->is_running);
+}
+
+TEST_CASE("a preempted sequence computes no full page again", "[scheduler]") {
+  // Prompt and output have different attention.
+  Scheduler scheduler(make_config(50, 2, 60));
+  const auto sequence = make_sharing(1, 50, 40);
+  sequence->prefill_topk = {3};
+  sequence->decode_topk = {0};
+  sequence->output_root = std::make_shared<const std::string>("output");
+  scheduler.add(sequence.get());
+  for (int i = 0; i < 30; ++i) step(scheduler);
+  REQUIRE(sequence->num_computed_tokens == 79);
+  const auto urgent = make_sequence(2, 10, 2);
+  urgent->priority = -1;
+  urgent->num_seats = 2;
+  scheduler.add(urgent.get());
+  step(scheduler);
+  REQUIRE_FALSE(sequence->is_running);
+  scheduler.remove(urgent.get());
+  const StepPlan& plan = scheduler.schedule();
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].first == 76);
+  CHECK(sequence->num_cached_tokens == 0);
+  scheduler.complete_step();
+  // Others do not take pages that another attention computed.
+  const auto other = make_sharing(3, 79, 4);
+  for (std::size_t i = 50; i < 79; ++i) other->tokens[i] = 9;
+  other->page_hashes.clear();
+  for (std::size_t i = 0; i < 19; ++i) {
+    const PrefixKey key{&other->prefix_root, other->tokens, other->page_hashes};
+    other->page_hashes.push_back(prefix_page_hash(key, i, 4));
+  }
+  scheduler.add(other.get());
+  step(scheduler);
+  CHECK(other->num_cached_tokens == 48);
 }
 
 TEST_CASE("random arrivals and cancels keep the promises", "[scheduler]") {

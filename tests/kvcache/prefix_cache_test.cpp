@@ -27,10 +27,12 @@ struct Holder {
       hashes.push_back(hash);
     }
   }
-  PrefixKey key() const { return {&root, tokens, hashes}; }
+  PrefixKey key() const { return {&root, tokens, hashes, &tail, tail_page}; }
 
   Tokens tokens;
   PrefixRoot root;
+  PrefixRoot tail;
+  std::size_t tail_page = SIZE_MAX;
   std::vector<std::uint64_t> hashes;
   Table table;
 };
@@ -158,6 +160,72 @@ TEST_CASE("the longest unused goes first, of a sequence the last page", "[prefix
   CHECK(allocator.num_free() == 6);
 }
 
+TEST_CASE("pages after a change of attention are no others'", "[prefix_cache]") {
+  BlockAllocator allocator(20);
+  PrefixCache cache(allocator, kBlockSize);
+  const auto with_tail = [](const std::string& tail, std::size_t page) {
+    Holder holder(sequence(16));
+    holder.tail = std::make_shared<const std::string>(tail);
+    holder.tail_page = page;
+    holder.hashes.clear();
+    for (std::size_t i = 0; i < 4; ++i) {
+      holder.hashes.push_back(prefix_page_hash(holder.key(), i, kBlockSize));
+    }
+    return holder;
+  };
+  Holder plain(sequence(16));
+  compute(cache, plain);
+  for (const std::size_t page : {0, 2}) {
+    const auto shared = static_cast<std::int64_t>(page);
+    Holder a = with_tail("a", page);
+    CHECK(a.hashes[page] != plain.hashes[page]);
+    CHECK(cache.match(a.key()).pages == shared);
+    CHECK(cache.acquire(a.key(), shared, a.table) == shared);
+    compute(cache, a);
+    CHECK(cache.match(with_tail("a", page).key()).pages == 4);
+    CHECK(cache.match(with_tail("b", page).key()).pages == shared);
+    CHECK(cache.match(with_tail("a", 3).key()).pages == 3);
+    // Equal hashes do not make them equal.
+    Holder forged = with_tail("b", page);
+    forged.hashes = a.hashes;
+    CHECK(cache.match(forged.key()).pages == shared);
+    forged = Holder(sequence(16));
+    forged.hashes = a.hashes;
+    CHECK(cache.match(forged.key()).pages == shared);
+    cache.release(a.table);
+  }
+  CHECK(cache.match(plain.key()).pages == 4);
+}
+
+TEST_CASE("a page that another has computed takes the place of one's own", "[prefix_cache]") {
+  BlockAllocator allocator(10);
+  PrefixCache cache(allocator, kBlockSize);
+  Holder a(sequence(12));
+  compute(cache, a);
+  Holder b(sequence(12));
+  CHECK(cache.acquire(b.key(), 1, b.table) == 1);
+  REQUIRE(cache.allocate(1, b.table));  // half computed
+  const std::int32_t own = b.table[1];
+  REQUIRE(cache.acquire_next(b.key(), 1, b.table));
+  REQUIRE(cache.acquire_next(b.key(), 2, b.table));
+  CHECK(b.table == a.table);
+  CHECK(allocator.num_holders(own) == 0);
+  CHECK(allocator.num_holders(a.table[2]) == 3);
+  cache.release(b.table);
+  // What only the cache holds leaves the list of what may go.
+  cache.release(a.table);
+  CHECK(cache.num_available() == 10);
+  REQUIRE(cache.acquire_next(b.key(), 0, b.table));
+  CHECK(cache.num_available() == 9);
+  Holder c(sequence(12, 3));
+  CHECK_FALSE(cache.acquire_next(c.key(), 0, c.table));
+  // One whose predecessor is not the cached one is not taken.
+  REQUIRE(cache.allocate(1, c.table));
+  c.tokens = a.tokens;
+  c.hashes = a.hashes;
+  CHECK_FALSE(cache.acquire_next(c.key(), 1, c.table));
+}
+
 TEST_CASE("a cache that is not enabled keeps nothing", "[prefix_cache]") {
   BlockAllocator allocator(6);
   PrefixCache cache(allocator, kBlockSize, false);
@@ -183,6 +251,9 @@ TEST_CASE("random sequences: contents, counts and holders stay right", "[prefix_
       for (std::int32_t& t : tokens) t = below(10) == 0 ? 1 : 0;  // many common beginnings
       Holder holder(tokens, below(4) == 0 ? "x" : "y");
       const PrefixCache::Match match = cache.match(holder.key());
+      const PrefixCache::Match estimate = cache.estimate(holder.key());
+      REQUIRE(estimate.pages == match.pages);
+      REQUIRE(estimate.evictable == match.evictable);
       const std::int64_t available = cache.num_available();
       cache.acquire(holder.key(), match.pages, holder.table);
       REQUIRE(cache.num_available() == available - match.evictable);
