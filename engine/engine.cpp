@@ -28,6 +28,14 @@ Status current_status() {
   }
 }
 
+template <typename F>
+void call_ignoring_errors(F&& call) {
+  try {
+    call();
+  } catch (...) {
+  }
+}
+
 // What other threads leave for the engine's thread.
 struct Inbox {
   struct Arrival {
@@ -178,6 +186,7 @@ std::shared_ptr<RequestHandle::State> Engine::Impl::enqueue(Request request, Cal
   const Clock::time_point arrival = Clock::now();
   // First of all: a full queue costs its callers no tokenising.
   Place place(*this);
+  const auto on_finish = std::move(callbacks.on_finish);
   std::unique_ptr<ActiveRequest> active =
       parts_.core->prepare(std::move(request), std::move(callbacks), arrival);
   // A sample's sequence takes an id each.
@@ -185,9 +194,11 @@ std::shared_ptr<RequestHandle::State> Engine::Impl::enqueue(Request request, Cal
   const std::lock_guard lock(inbox_->mutex);
   const std::int64_t id = inbox_->next_id;
   const auto state = std::make_shared<RequestHandle::State>(id, inbox_);
-  active->on_finish = [this, state](Result<RequestOutput> result) {
+  active->on_finish = [this, state, on_finish](Result<RequestOutput> result) {
     num_unfinished_.fetch_sub(1, std::memory_order_relaxed);
     publish_stats();
+    // Before the handle, whose owner may take the result away.
+    if (on_finish) call_ignoring_errors([&] { on_finish(result); });
     state->finish(std::move(result));
   };
   inbox_->arrivals.push_back({std::move(active), id});

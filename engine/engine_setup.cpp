@@ -93,6 +93,7 @@ MemoryPlanInput plan_input(const EngineConfig& config, const ModelConfig& model,
     input.default_model_len = std::min(input.default_model_len, *model.sliding_window);
   }
   input.longest_model_len = longest_model_len(model);
+  input.max_num_seqs = config.scheduler.max_num_seqs;
   return input;
 }
 

@@ -73,6 +73,8 @@ MemoryPlan plan_memory(const MemoryPlanInput& in) {
       std::min(kMaxLen, in.max_model_len > 0 ? in.max_model_len
                                              : std::max<std::int64_t>(1, in.default_model_len));
   const std::int64_t wanted_pages = ceil_div(wanted_len, in.block_size);
+  const std::int64_t side_by_side =
+      in.max_num_seqs * ceil_div(std::min(wanted_len, kTypicalLen), in.block_size);
   // Written without a product of two large numbers, which might overflow.
   const std::int64_t budget =
       in.cache_bytes > 0 ? in.cache_bytes
@@ -84,7 +86,8 @@ MemoryPlan plan_memory(const MemoryPlanInput& in) {
   const std::int64_t affordable = std::min(kMaxPages, budget / in.page_bytes);
 
   MemoryPlan plan;
-  plan.num_pages = in.cache_bytes > 0 ? affordable : std::min(wanted_pages, affordable);
+  plan.num_pages =
+      in.cache_bytes > 0 ? affordable : std::min(std::max(wanted_pages, side_by_side), affordable);
   const std::int64_t capacity = std::min(kMaxLen, plan.num_pages * in.block_size);
   const auto page = format_bytes(in.page_bytes);
   require(plan.num_pages > 0, StatusCode::kResourceExhausted,

@@ -15,12 +15,17 @@ struct MemoryPlanInput {
   std::int64_t page_bytes = 0;       // one page over all layers, centroids included
   int block_size = 0;                // tokens per page
 
-  std::int64_t cache_bytes = 0;    // asked for; 0: what one sequence of max_model_len needs, but
-                                   // at most 80% of what is free beside weights and workspace
+  std::int64_t cache_bytes = 0;    // asked for; 0: what one sequence of max_model_len needs, or
+                                   // max_num_seqs of kTypicalLen if that is more, but at most 80%
+                                   // of what is free beside weights and workspace
   std::int64_t max_model_len = 0;  // asked for; 0: default_model_len, or what fits if less
   std::int64_t default_model_len = 0;  // the checkpoint's max_position_embeddings
   std::int64_t longest_model_len = 0;  // what its position embedding can reach
+  int max_num_seqs = 1;
 };
+
+// A cache whose size nobody gave has room for sequences of that length side by side.
+inline constexpr std::int64_t kTypicalLen = 4096;
 
 struct MemoryPlan {
   std::int64_t num_pages = 0;

@@ -35,6 +35,14 @@ Result<std::string> TokenizerHandle::decode(const std::vector<std::int32_t>& ids
   }
 }
 
+Result<std::string> TokenizerHandle::token_bytes(std::int32_t id) const {
+  try {
+    return tokenizer_->token_bytes(id, /*skip_special_tokens=*/false);
+  } catch (const std::out_of_range& error) {
+    return Status(StatusCode::kInvalidArgument, error.what());
+  }
+}
+
 Result<std::string> TokenizerHandle::token_name(std::int32_t id) const {
   try {
     return tokenizer_->token_name(id);

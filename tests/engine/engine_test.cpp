@@ -355,6 +355,64 @@ TEST_CASE("a full queue refuses, an engine that goes ends its requests", "[engin
   second.value().cancel();
 }
 
+TEST_CASE("on_finish is told of every end once", "[engine]") {
+  const auto engine = make_engine();
+  struct Ends {
+    int count = 0;
+    bool ok = false;
+    FinishReason reason = FinishReason::kNone;
+    std::vector<std::int32_t> token_ids;
+  };
+  const auto watch = [](Ends& ends) {
+    Callbacks callbacks;
+    callbacks.on_finish = [&ends](const Result<RequestOutput>& result) {
+      ++ends.count;
+      ends.ok = result.ok();
+      if (!ends.ok) return;
+      ends.reason = result.value().finish_reason;
+      ends.token_ids = result.value().token_ids;
+      throw std::runtime_error("lost");
+    };
+    return callbacks;
+  };
+  Ends finished;
+  const RequestOutput output = generate(*engine, greedy_request({1, 318}, 3), watch(finished));
+  CHECK(finished.count == 1);
+  CHECK(finished.reason == FinishReason::kLength);
+  CHECK(finished.token_ids == output.token_ids);
+
+  Ends cancelled;
+  Callbacks callbacks = watch(cancelled);
+  callbacks.on_token = [](const TokenEvent&) { return false; };
+  generate(*engine, greedy_request({1, 318}, 30), callbacks);
+  CHECK(cancelled.count == 1);
+  CHECK(cancelled.reason == FinishReason::kCancelled);
+
+  Ends failed;
+  callbacks = watch(failed);
+  callbacks.on_token = [](const TokenEvent&) -> bool { throw std::runtime_error("no"); };
+  CHECK_FALSE(engine->generate(greedy_request({1, 318}, 30), callbacks).ok());
+  CHECK(failed.count == 1);
+  CHECK_FALSE(failed.ok);
+
+  Ends refused;
+  CHECK_FALSE(engine->generate(Request{}, watch(refused)).ok());
+  CHECK(refused.count == 0);
+}
+
+TEST_CASE("a token's bytes, one after another, are the text", "[engine]") {
+  const auto engine = make_engine();
+  const TokenizerHandle& tokenizer = engine->tokenizer();
+  const std::string text = "It rained, caf\xC3\xA9 \xF0\x9F\x8C\xA7.";
+  std::string bytes;
+  for (const std::int32_t id : tokenizer.encode(text, /*add_special_tokens=*/false)) {
+    bytes += tokenizer.token_bytes(id).value();
+  }
+  CHECK(bytes == " " + text);
+  CHECK(tokenizer.token_bytes(*tokenizer.eos_id()).value() == "</s>");
+  CHECK_FALSE(tokenizer.token_bytes(tokenizer.vocab_size()).ok());
+}
+
 TEST_CASE("a callback cannot wait for the engine it runs on", "[engine]") {
   const auto engine = make_engine();
   Callbacks callbacks;

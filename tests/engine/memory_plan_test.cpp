@@ -39,6 +39,20 @@ TEST_CASE("one sequence of the checkpoint's length by default", "[memory_plan]")
   CHECK(plan.kv_cache_bytes == 64 * kMiB);
 }
 
+TEST_CASE("by default several sequences of ordinary length fit side by side", "[memory_plan]") {
+  MemoryPlanInput input = base_input();
+  input.max_num_seqs = 4;
+  CHECK(plan_memory(input).num_pages == 4 * 64);
+  input.max_model_len = 130;  // shorter ones take less
+  CHECK(plan_memory(input).num_pages == 4 * 3);
+  input.max_model_len = 8192;
+  input.max_num_seqs = 2;
+  CHECK(plan_memory(input).num_pages == 128);
+  CHECK(plan_memory(input).max_model_len == 8192);
+  input.max_num_seqs = 1000;
+  CHECK(plan_memory(input).num_pages == 800);  // 80% of 1000
+}
+
 TEST_CASE("a length that is no whole number of pages", "[memory_plan]") {
   MemoryPlanInput input = base_input();
   input.max_model_len = 4097;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,6 +66,24 @@ class SpawnSetup {
   posix_spawnattr_t attributes_;
 };
 
+// While it lives the children of this process get a limit on the size of files.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(std::int64_t bytes) {
+    ::getrlimit(RLIMIT_FSIZE, &old_);
+    if (bytes == 0) return;
+    struct rlimit limit = old_;
+    limit.rlim_cur = static_cast<rlim_t>(bytes);
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &old_); }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  struct rlimit old_ {};
+};
+
 bool ready_for_signal(const RunOptions& options, const std::string& out, const std::string& err) {
   return options.signal != 0 && fs::file_size(out) >= options.signal_output &&
          read_file(err).find(options.signal_after) != std::string::npos;
@@ -118,6 +137,7 @@ RunResult run_moba(const std::vector<std::string>& arguments, const RunOptions& 
   }
   std::vector<std::string> command{MOBA_PROGRAM};
   command.insert(command.end(), arguments.begin(), arguments.end());
+  const FileSizeLimit limit(options.max_file_bytes);
   const pid_t pid = setup.spawn(command);
   if (pipe_ends[1] >= 0) ::close(pipe_ends[1]);
 
@@ -125,7 +145,8 @@ RunResult run_moba(const std::vector<std::string>& arguments, const RunOptions& 
   bool signalled = false;
   const Clock::time_point start = Clock::now();
   while (::waitpid(pid, &status, WNOHANG) == 0) {
-    if (!signalled && ready_for_signal(options, out, err)) {
+    if (!signalled && Clock::now() - start >= options.signal_delay &&
+        ready_for_signal(options, out, err)) {
       for (int i = 0; i < options.signal_count; ++i) ::kill(pid, options.signal);
       signalled = true;
     }

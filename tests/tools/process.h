@@ -1,6 +1,8 @@
 // Runs the real program as a child process.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -39,8 +41,10 @@ struct RunOptions {
   std::string stdout_path;        // standard output goes to this file instead
   int signal = 0;                 // sent once ...
   std::string signal_after;       // ... this text is in the log, ...
-  std::size_t signal_output = 0;  // ... and this many bytes are in the output
+  std::size_t signal_output = 0;  // ... this many bytes are in the output, ...
   int signal_count = 1;
+  std::chrono::milliseconds signal_delay{0};  // ... and it has run that long
+  std::int64_t max_file_bytes = 0;  // no file may grow larger, 0: as it is for the test itself
 };
 
 // Runs `moba` with these arguments and waits for its end. Fails the test if it takes minutes.

@@ -25,6 +25,7 @@ Command add_generate(CLI::App& program);
 Command add_perplexity(CLI::App& program);
 Command add_tokenize(CLI::App& program);
 Command add_inspect(CLI::App& program);
+Command add_batch(CLI::App& program);
 Command add_bench(CLI::App& program);
 
 // An option whose values the command reads afterwards with value_of() or CLI::Option::results().

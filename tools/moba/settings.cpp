@@ -235,7 +235,8 @@ const std::array kSettings{
 
     Setting{"kv_cache_memory", "cache", "memory_bytes", "--kv-cache-memory", "SIZE",
             "Memory for the KV cache, for example 512M or 1.5GiB (default: 0, what one sequence of "
-            "the longest length needs, at most 80% of the free memory)",
+            "the longest length needs or all sequences with 4096 tokens each, at most 80% of the "
+            "free memory)",
             Scope::kEngine, kMemoryGroup, Kind::kSize,
             MOBA_READ(engine.cache.memory_bytes, as_size), MOBA_WRITE(engine.cache.memory_bytes)},
     Setting{"block_size", "cache", "", "--block-size", "N",
@@ -248,13 +249,13 @@ const std::array kSettings{
             Scope::kEngine, kMemoryGroup, Kind::kInteger,
             MOBA_READ(engine.scheduler.max_num_batched_tokens, as_int),
             MOBA_WRITE(engine.scheduler.max_num_batched_tokens)},
-    Setting{"max_num_seqs", "scheduler", "", "", "", "Sequences in one step (default: 16)",
-            Scope::kEngine, kMemoryGroup, Kind::kInteger,
-            MOBA_READ(engine.scheduler.max_num_seqs, as_int),
+    Setting{"max_num_seqs", "scheduler", "", "--max-num-seqs", "N",
+            "Sequences that are computed together (default: 16)", Scope::kServing, kMemoryGroup,
+            Kind::kInteger, MOBA_READ(engine.scheduler.max_num_seqs, as_int),
             MOBA_WRITE(engine.scheduler.max_num_seqs)},
     Setting{"max_num_queued", "scheduler", "", "", "",
             "Requests that may wait beside those; one more is refused (default: 1024)",
-            Scope::kEngine, kMemoryGroup, Kind::kInteger,
+            Scope::kServing, kMemoryGroup, Kind::kInteger,
             MOBA_READ(engine.scheduler.max_num_queued, as_int),
             MOBA_WRITE(engine.scheduler.max_num_queued)},
     Setting{"threads", "", "num_threads", "-t,--threads", "N",

@@ -34,6 +34,7 @@ void install_signal_handlers() {
   }
   action.sa_handler = SIG_IGN;
   ::sigaction(SIGPIPE, &action, nullptr);
+  ::sigaction(SIGXFSZ, &action, nullptr);
 }
 
 int interrupt_signal() { return asked_signal.load(); }

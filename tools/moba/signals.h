@@ -6,7 +6,8 @@ namespace moba::cli {
 
 // SIGINT and SIGTERM end the program with 128 + the signal's number: at once, or, while an
 // InterruptScope lives, by asking; a second signal always ends it at once. A SIGINT that was
-// ignored stays ignored. SIGPIPE is ignored, so that a closed output is an error of write().
+// ignored stays ignored. SIGPIPE and SIGXFSZ are ignored, so that a closed output and a file that
+// may not grow are errors of write().
 void install_signal_handlers();
 
 // The first signal that came while an InterruptScope was alive, or 0.

@@ -38,8 +38,9 @@ struct AttentionOptions {
 };
 
 struct CacheOptions {
-  // Bytes for keys, values and centroids. 0: what one sequence of max_model_len needs, but at most
-  // 80% of the memory that is free once the weights are counted.
+  // Bytes for keys, values and centroids. 0: what one sequence of max_model_len needs, or
+  // max_num_seqs sequences of 4096 tokens if that is more, but at most 80% of the memory that is
+  // free once the weights are counted.
   std::int64_t memory_bytes = 0;
   // Tokens per page. 0: 64, or the largest power of two up to 64 that divides the MoBA block size.
   int block_size = 0;

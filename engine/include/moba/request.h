@@ -10,6 +10,7 @@
 
 #include "moba/config.h"
 #include "moba/sampling_params.h"
+#include "moba/status.h"
 
 namespace moba {
 
@@ -45,6 +46,8 @@ struct TokenLogprob {
   std::vector<std::pair<std::int32_t, float>> top;  // most probable first
 };
 
+struct RequestOutput;
+
 enum class FinishReason { kNone, kStop, kLength, kCancelled };
 
 // One more token of a running request. References live until the callback returns.
@@ -66,6 +69,10 @@ struct Callbacks {
   // Called after each step of the prompt: tokens computed so far, tokens in all. Returning false
   // cancels the request.
   std::function<bool(std::int64_t computed, std::int64_t total)> on_prompt;
+  // Called once, after all the others, when the request has ended, however, with what wait() on its
+  // handle is about to give. It may come before submit() has returned, and does not come for a
+  // request that submit() refuses. What it throws is lost.
+  std::function<void(const Result<RequestOutput>& result)> on_finish;
 };
 
 struct RequestMetrics {

@@ -28,6 +28,9 @@ class TokenizerHandle {
   // kInvalidArgument for an id out of range.
   Result<std::string> decode(const std::vector<std::int32_t>& ids,
                              bool skip_special_tokens = true) const;
+  // The bytes that a token adds to a text that has others before it: a leading space is kept, and a
+  // part of a character may be all there is. Special tokens stand as their names.
+  Result<std::string> token_bytes(std::int32_t id) const;
   // The vocabulary's spelling of a token.
   Result<std::string> token_name(std::int32_t id) const;
   std::int32_t vocab_size() const;
