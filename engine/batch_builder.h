@@ -31,11 +31,15 @@ struct PromptLogprobRows {
 struct Batch {
   std::int32_t num_tokens = 0;
   std::int32_t num_seqs = 0;
-  std::vector<std::int32_t> token_ids;     // [num_tokens]
+  std::vector<std::int32_t> token_ids;  // [num_tokens]
+  // [num_tokens], or empty where all token_ids are known: -1, or which of the samples of the batch
+  // before this one the token is (token_ids has 0 there).
+  std::vector<std::int32_t> token_sources;
   std::vector<std::int32_t> positions;     // [num_tokens]
   std::vector<std::int32_t> cu_seqlens_q;  // [num_seqs + 1]
   std::vector<std::int32_t> seq_lens;      // [num_seqs], the new tokens included
-  std::vector<std::int32_t> block_tables;  // [num_seqs, max_blocks_per_seq]
+  // [num_seqs, max_blocks_per_seq]; what follows a sequence's pages is some page that exists.
+  std::vector<std::int32_t> block_tables;
   std::int32_t max_blocks_per_seq = 0;
   std::vector<std::int32_t> moba_topk;  // [num_layers, num_seqs]
   KvWritePlan kv_write_plan;
@@ -53,9 +57,11 @@ struct BatchBuilderConfig {
   int moba_block_size = 0;
   int max_num_batched_tokens = 0;
   int max_num_seqs = 0;
+  std::int64_t max_blocks_per_seq = 0;  // the longest block table
 };
 
-// Owns the arrays: their memory stays from step to step.
+// Owns the arrays: their memory stays from step to step, and of block tables and attention modes
+// only what is new is written.
 class BatchBuilder {
  public:
   explicit BatchBuilder(const BatchBuilderConfig& config);
@@ -65,10 +71,23 @@ class BatchBuilder {
   const Batch& build(const StepPlan& plan);
 
  private:
-  void add(const ScheduledChunk& chunk, std::size_t index, std::size_t num_seqs);
+  // What a row of block_tables and a column of moba_topk hold.
+  struct Row {
+    std::int64_t sequence_id = -1;
+    std::uint32_t block_table_version = 0;
+    std::size_t num_blocks = 0;
+    bool in_prompt = false;
+  };
+
+  void set_shape(const StepPlan& plan);
+  void add(const ScheduledChunk& chunk, std::size_t index);
+  void add_tokens(const ScheduledChunk& chunk);
+  void add_attention(const ScheduledChunk& chunk, std::size_t index);
 
   BatchBuilderConfig config_;
   Batch batch_;
+  std::vector<Row> rows_;  // [num_seqs] of batch_
+  bool keeps_topk_ = false;
 };
 
 }  // namespace moba

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/guarded_call.h"
 #include "engine/status_error.h"
 
 namespace moba {
@@ -16,10 +17,6 @@ namespace {
 
 // Seconds beyond which a deadline is none; keeps time points in range.
 constexpr double kLongestTimeout = 1e9;
-
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
 
 SchedulerConfig scheduler_config(const EngineCoreConfig& config) {
   SchedulerConfig result;
@@ -39,7 +36,25 @@ BatchBuilderConfig batch_builder_config(const EngineCoreConfig& config) {
   result.moba_block_size = config.geometry.pool_moba_block_size();
   result.max_num_batched_tokens = config.scheduler.max_num_batched_tokens;
   result.max_num_seqs = config.scheduler.max_num_seqs;
+  result.max_blocks_per_seq =
+      (config.max_model_len + config.geometry.block_size - 1) / config.geometry.block_size;
   return result;
+}
+
+// The MoBA layers of one of a request's two attentions.
+std::vector<LayerGroup> group_layers(const std::vector<std::int32_t>& topk) {
+  std::vector<LayerGroup> groups;
+  for (const std::int32_t k : topk) {
+    if (k == 0) continue;
+    const auto it = std::find_if(groups.begin(), groups.end(),
+                                 [k](const LayerGroup& group) { return group.topk == k; });
+    if (it == groups.end()) {
+      groups.push_back({k, 1});
+    } else {
+      ++it->num_layers;
+    }
+  }
+  return groups;
 }
 
 std::uint64_t random_seed() {
@@ -87,26 +102,6 @@ void hash_pages(Sequence& sequence, int block_size) {
   }
 }
 
-Status status_of(const std::exception& error) {
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
-    return Status(StatusCode::kResourceExhausted, "out of memory in a step");
-  }
-  return Status(StatusCode::kInternal, error.what());
-}
-
-// Runs a callback of the caller's; a text for the error it threw.
-template <typename F>
-std::string guarded(F&& call) {
-  try {
-    call();
-    return {};
-  } catch (const std::exception& error) {
-    return concat("a callback threw: ", error.what());
-  } catch (...) {
-    return "a callback threw something that is no exception";
-  }
-}
-
 }  // namespace
 
 EngineCore::EngineCore(EngineCoreConfig config, std::shared_ptr<const Tokenizer> tokenizer,
@@ -116,7 +111,8 @@ EngineCore::EngineCore(EngineCoreConfig config, std::shared_ptr<const Tokenizer>
       runner_(std::move(runner)),
       scheduler_(with_code(StatusCode::kInvalidArgument,
                            [this] { return Scheduler(scheduler_config(config_)); })),
-      batch_builder_(batch_builder_config(config_)) {}
+      batch_builders_{BatchBuilder(batch_builder_config(config_)),
+                      BatchBuilder(batch_builder_config(config_))} {}
 
 void EngineCore::cancel_all() {
   while (!requests_.empty()) cancel(requests_.begin()->first);
@@ -150,6 +146,8 @@ std::unique_ptr<ActiveRequest> EngineCore::prepare(Request request, Callbacks ca
   const SamplingParams& params = asked.sampling;
   active->callbacks = std::move(callbacks);
   active->arrival = arrival;
+  active->prefill_groups = group_layers(attention.prefill_topk);
+  active->decode_groups = group_layers(attention.decode_topk);
   refuse_unless(
       params.n <= config_.scheduler.max_num_seqs,
       concat("n is ", params.n, ", and max_num_seqs is ", config_.scheduler.max_num_seqs));
@@ -220,19 +218,32 @@ void EngineCore::add(std::unique_ptr<ActiveRequest> request, std::int64_t id) {
   try {
     requests_.emplace(id, std::move(request));
     // So that leaving takes no memory.
-    if (left_.capacity() < requests_.size()) left_.reserve(2 * requests_.size());
+    const std::size_t most_left = left_.size() + requests_.size();
+    if (left_.capacity() < most_left) left_.reserve(2 * most_left);
     if (added.deadline) deadlines_.emplace(*added.deadline, id);
     // Fails for want of memory only: prepare() has held length and samples against what there is.
     scheduler_.add(&added.samples.front()->sequence);
     added.samples.front()->scheduled = true;
   } catch (const std::exception& error) {
     if (find(id) != nullptr) {
-      fail(added, status_of(error));
+      fail(added, error_status(error));
     } else {
-      guarded([&] { request->on_finish(status_of(error)); });
+      guarded([&] { request->on_finish(error_status(error)); });
     }
   }
-  left_.clear();
+  release_left();
+}
+
+EngineCore::~EngineCore() {
+  while (num_under_way() > 0) {
+    ++num_collected_;
+    guarded([this] { runner_->collect(); });
+  }
+}
+
+// Of the requests that have left, those that no step under way points to.
+void EngineCore::release_left() {
+  std::erase_if(left_, [this](const Left& left) { return left.num_launched <= num_collected_; });
 }
 
 ActiveRequest* EngineCore::find(std::int64_t request_id) {
@@ -246,9 +257,9 @@ void EngineCore::protect(F&& body) {
   try {
     body();
   } catch (const std::exception& error) {
-    start_over(status_of(error));
+    start_over(error_status(error));
   }
-  left_.clear();
+  release_left();
 }
 
 void EngineCore::cancel(std::int64_t id) {
@@ -269,87 +280,64 @@ void EngineCore::step() {
   protect([this] { run_step(); });
 }
 
-void EngineCore::start_over(const Status& status) {
-  scheduler_.reset();
-  for (const auto& [id, request] : requests_) {
-    for (const auto& sample : request->samples) sample->scheduled = false;
-  }
-  while (!requests_.empty()) fail(*requests_.begin()->second, status);
+void EngineCore::run_step() {
+  if (num_under_way() > 0 && !can_run_ahead()) collect();
+  const bool launched = launch();
+  // The step just launched may go on by itself.
+  const std::uint64_t most = launched && runner_->is_asynchronous() ? 1 : 0;
+  while (num_under_way() > most) collect();
 }
 
-void EngineCore::run_step() {
+// Whether the next step can be launched without knowing the tokens of the one that is under way.
+bool EngineCore::can_run_ahead() const {
+  const std::vector<SampleRow>& rows = flights_[num_collected_ % 2].batch->sample_rows;
+  return std::all_of(rows.begin(), rows.end(),
+                     [](const SampleRow& row) { return row.sequence->sampling.can_run_ahead(); });
+}
+
+// Plans a step and sends it on its way; false if there is none.
+bool EngineCore::launch() {
   const StepPlan& plan = scheduler_.schedule();
-  if (plan.chunks.empty()) return;
-  chunks_ = plan.chunks;
+  if (plan.chunks.empty()) return false;
+  Flight& flight = flights_[num_launched_ % 2];
+  flight.chunks = plan.chunks;
+  flight.launched = Clock::now();
   try {
-    run_batch(plan);
+    flight.batch = &batch_builders_[num_launched_ % 2].build(plan);
+    runner_->launch(*flight.batch);
   } catch (const std::exception& error) {
-    const Status status = status_of(error);
-    for (const ScheduledChunk& chunk : chunks_) {
+    const Status status = error_status(error);
+    for (const ScheduledChunk& chunk : flight.chunks) {
       if (ActiveRequest* request = find(chunk.sequence->request_id)) fail(*request, status);
     }
+    return false;
   }
-}
-
-void EngineCore::run_batch(const StepPlan& plan) {
-  const Clock::time_point start = Clock::now();
-  for (const ScheduledChunk& chunk : chunks_) {
-    ActiveRequest& request = *find(chunk.sequence->request_id);
-    if (!request.first_step) request.first_step = start;
-  }
-  const Batch& batch = batch_builder_.build(plan);
-  StepResult& result = runner_->run(batch);
-  const Clock::time_point now = Clock::now();
-  scheduler_.complete_step();
+  ++num_launched_;
   ++stats_.num_steps;
+  scheduler_.complete_step();
 
-  take_prompt_logprobs(batch, result);
-  for (const ScheduledChunk& chunk : chunks_) take_prompt_progress(chunk, now);
-  for (std::size_t i = 0; i < batch.sample_rows.size(); ++i) {
-    const Sequence* sequence = batch.sample_rows[i].sequence;
-    ActiveRequest* request = find(sequence->request_id);
-    if (request == nullptr) continue;
-    fork_samples(*request);
-    ActiveSample& sample = *request->samples[static_cast<std::size_t>(sequence->sample)];
-    take_sample(*request, sample, result.samples[i], now);
-  }
-}
-
-void EngineCore::take_prompt_logprobs(const Batch& batch, StepResult& result) {
-  for (std::size_t i = 0; i < batch.prompt_logprob_rows.size(); ++i) {
-    const PromptLogprobRows& rows = batch.prompt_logprob_rows[i];
-    ActiveRequest* request = find(rows.sequence->request_id);
-    if (request == nullptr) continue;
-    if (!result.prompt_logprob_errors[i].empty()) {
-      fail(*request, Status(StatusCode::kInternal, result.prompt_logprob_errors[i]));
-      continue;
-    }
-    std::vector<TokenLogprob>& out = request->prompt_logprobs;
-    if (out.empty()) out.reserve(static_cast<std::size_t>(rows.sequence->num_prompt_tokens - 1));
-    std::move(result.prompt_logprobs[i].begin(), result.prompt_logprobs[i].end(),
-              std::back_inserter(out));
+  for (const PromptLogprobRows& rows : flight.batch->prompt_logprob_rows) {
     rows.sequence->num_prompt_logprobs += rows.count;
   }
-}
-
-void EngineCore::take_prompt_progress(const ScheduledChunk& chunk, Clock::time_point now) {
-  ActiveRequest* request = find(chunk.sequence->request_id);
-  if (request == nullptr || request->prompt_done) return;
-  const Sequence& sequence = request->first();
-  const std::int64_t total = sequence.num_prompt_tokens;
-  const std::int64_t computed = std::min(chunk.end(), total);
-  if (computed == total) {
-    request->prompt_done = now;
-    stats_.num_prompt_tokens += total;
+  const std::vector<SampleRow>& rows = flight.batch->sample_rows;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    ActiveRequest& request = *find(rows[i].sequence->request_id);
+    fork_samples(request);
+    const auto index = static_cast<std::size_t>(rows[i].sequence->sample);
+    begin_token(*request.samples[index], i);
   }
-  if (request->callbacks.on_prompt) {
-    bool go_on = true;
-    const std::string error =
-        guarded([&] { go_on = request->callbacks.on_prompt(computed, total); });
-    if (!error.empty()) return fail(*request, Status(StatusCode::kInternal, error));
-    if (!go_on) return finish(*request, FinishReason::kCancelled, "");
+  for (const ScheduledChunk& chunk : flight.chunks) {
+    ActiveRequest& request = *find(chunk.sequence->request_id);
+    if (!request.first_step) {
+      request.first_step = flight.launched;
+      stats_.queue_time.add(seconds_between(request.arrival, flight.launched));
+    }
+    const Sequence& sequence = *chunk.sequence;
+    if (!sequence.wants_more() && sequence.num_computed_tokens == sequence.num_tokens()) {
+      unschedule(*request.samples[static_cast<std::size_t>(sequence.sample)]);
+    }
   }
-  if (computed == total && !sequence.wants_more()) finish(*request, FinishReason::kLength, "");
+  return true;
 }
 
 // The prompt has been read: the other samples go their own ways from here.
@@ -365,139 +353,70 @@ void EngineCore::fork_samples(ActiveRequest& request) {
   first.forks.clear();
 }
 
-void EngineCore::take_sample(ActiveRequest& request, ActiveSample& sample,
-                             StepResult::Sample& result, Clock::time_point now) {
-  if (!result.error.empty()) return fail(request, Status(StatusCode::kInternal, result.error));
-
-  const std::int32_t token_id = result.token.token_id;
+// The step just launched chooses the sample's next token: until it is known something stands in its
+// place, so that the next step can be planned.
+void EngineCore::begin_token(ActiveSample& sample, std::size_t sample_row) {
   Sequence& sequence = sample.sequence;
-  sequence.tokens.push_back(token_id);
-  sequence.sampling.add_output_token(token_id);
-  request.last_token = now;
-  ++stats_.num_output_tokens;
-  const bool ended = sample.stream->push(token_id, !sequence.wants_more());
-  sample.output.text += sample.stream->new_text();
-  if (result.token.has_logprob) {
-    sample.output.logprobs.push_back(std::move(result.token.logprob));
-  }
-  if (request.callbacks.on_token) {
-    const TokenEvent event{token_id, sample.stream->new_text(),
-                           result.token.has_logprob ? &sample.output.logprobs.back() : nullptr,
-                           sequence.sample};
-    bool go_on = true;
-    const std::string error = guarded([&] { go_on = request.callbacks.on_token(event); });
-    if (!error.empty()) return fail(request, Status(StatusCode::kInternal, error));
-    if (!go_on) {
-      if (ended) {
-        end_sample(request, sample, sample.stream->finish_reason(), sample.stream->stop_reason());
-      }
-      return finish(request, FinishReason::kCancelled, "");
-    }
-  }
-  if (!ended) return;
-  end_sample(request, sample, sample.stream->finish_reason(), sample.stream->stop_reason());
-  const bool all = std::all_of(request.samples.begin(), request.samples.end(),
-                               [](const auto& other) { return other->ended; });
-  if (all) leave(request, make_output(request));
+  sequence.tokens.push_back(0);
+  ++sequence.num_unknown_tokens;
+  sequence.unknown_sample_row = static_cast<std::int32_t>(sample_row);
+  sequence.sampling.begin_output_token();
+  if (!sequence.wants_more()) unschedule(sample);
 }
 
-void EngineCore::end_sample(ActiveRequest& request, ActiveSample& sample, FinishReason reason,
-                            std::string stop_reason) {
-  Sequence& sequence = sample.sequence;
-  sample.output.token_ids.assign(
-      sequence.tokens.begin() +
-          static_cast<std::ptrdiff_t>(std::min(sequence.num_prompt_tokens, sequence.num_tokens())),
-      sequence.tokens.end());
-  sample.output.finish_reason = reason;
-  sample.output.stop_reason = std::move(stop_reason);
-  if (reason == FinishReason::kCancelled) sample.output.text += sample.stream->take_rest();
-  sample.ended = true;
-  if (sample.scheduled) scheduler_.remove(&sequence);
+void EngineCore::unschedule(ActiveSample& sample) {
+  if (sample.scheduled) scheduler_.remove(&sample.sequence);
   sample.scheduled = false;
-  // Those that were to fork from it never ran.
-  if (&sample == request.samples.front().get()) sequence.forks.clear();
 }
 
-void EngineCore::finish(ActiveRequest& request, FinishReason reason,
-                        const std::string& stop_reason) {
-  for (const auto& sample : request.samples) {
-    if (!sample->ended) end_sample(request, *sample, reason, stop_reason);
+void EngineCore::collect() {
+  const Flight& flight = flights_[num_collected_ % 2];
+  StepResult* result = nullptr;
+  try {
+    result = &runner_->collect();
+  } catch (const std::exception& error) {
+    fail_under_way(error_status(error));
+    return;
   }
-  leave(request, make_output(request));
+  ++num_collected_;
+  const Clock::time_point now = Clock::now();
+  stats_.step_time.add(seconds_between(flight.launched, now));
+  take_results(flight, *result, now);
 }
 
-RequestMetrics EngineCore::make_metrics(const ActiveRequest& request) const {
-  RequestMetrics metrics;
-  metrics.num_prompt_tokens = request.first().num_prompt_tokens;
-  metrics.num_cached_tokens = request.first().num_cached_tokens;
-  for (const auto& sample : request.samples) {
-    metrics.num_output_tokens += static_cast<std::int64_t>(sample->output.token_ids.size());
-  }
-  if (request.first_step && request.prompt_done) {
-    metrics.prompt_seconds = seconds_between(*request.first_step, *request.prompt_done);
-    metrics.time_to_first_token_seconds = seconds_between(request.arrival, *request.prompt_done);
-    if (metrics.num_output_tokens > 0) {
-      metrics.decode_seconds = seconds_between(*request.prompt_done, request.last_token);
+void EngineCore::fail_under_way(const Status& status) {
+  // Whoever runs may have pages of that step, through the prefix cache.
+  std::set<std::int64_t> ids;
+  for (const auto& [id, request] : requests_) {
+    for (const auto& sample : request->samples) {
+      if (sample->sequence.is_running || sample->sequence.num_unknown_tokens > 0) ids.insert(id);
     }
   }
-  if (config_.geometry.moba_block_size == 0) return metrics;
-  const auto count = [&](std::int64_t first, std::int64_t last, std::int32_t topk) {
-    if (topk == 0) return;
-    const MobaBlockCounts blocks =
-        count_moba_blocks(first, last, config_.geometry.moba_block_size, topk);
-    metrics.moba_blocks_attended += blocks.attended * config_.model.num_q_heads;
-    metrics.moba_blocks_available += blocks.available * config_.model.num_q_heads;
-  };
-  for (const auto& sample : request.samples) {
-    const Sequence& sequence = sample->sequence;
-    const std::int64_t computed = sequence.num_computed_tokens;
-    const std::int64_t prompt = std::min(computed, sequence.num_prompt_tokens);
-    if (sequence.sample == 0) {
-      const std::int64_t cached = std::min(sequence.num_cached_tokens, prompt);
-      for (const std::int32_t topk : sequence.prefill_topk) count(cached, prompt, topk);
+  for (bool is_first = true; num_under_way() > 0; is_first = false) {
+    for (const ScheduledChunk& chunk : flights_[num_collected_ % 2].chunks) {
+      ids.insert(chunk.sequence->request_id);
     }
-    for (const std::int32_t topk : sequence.decode_topk) count(prompt, computed, topk);
+    ++num_collected_;
+    if (!is_first) guarded([this] { runner_->collect(); });
   }
-  return metrics;
+  for (const std::int64_t id : ids) {
+    if (ActiveRequest* request = find(id)) fail(*request, status);
+  }
+  scheduler_.clear_cache();
 }
 
-RequestOutput EngineCore::make_output(ActiveRequest& request) const {
-  RequestOutput output;
-  output.metrics = make_metrics(request);
-  const Sequence& first = request.first();
-  output.prompt_ids.assign(
-      first.tokens.begin(),
-      first.tokens.begin() + static_cast<std::ptrdiff_t>(first.num_prompt_tokens));
-  output.prompt_logprobs = std::move(request.prompt_logprobs);
-  SampleOutput& sample = request.samples.front()->output;
-  output.token_ids = std::move(sample.token_ids);
-  output.text = std::move(sample.text);
-  output.finish_reason = sample.finish_reason;
-  output.stop_reason = std::move(sample.stop_reason);
-  output.logprobs = std::move(sample.logprobs);
-  for (std::size_t i = 1; i < request.samples.size(); ++i) {
-    output.more_samples.push_back(std::move(request.samples[i]->output));
+void EngineCore::start_over(const Status& status) {
+  scheduler_.reset();
+  for (const auto& [id, request] : requests_) {
+    for (const auto& sample : request->samples) sample->scheduled = false;
   }
-  return output;
-}
-
-void EngineCore::fail(ActiveRequest& request, const Status& status) { leave(request, status); }
-
-void EngineCore::leave(ActiveRequest& request, Result<RequestOutput> result) {
-  for (const auto& sample : request.samples) {
-    if (sample->scheduled) scheduler_.remove(&sample->sequence);
-    sample->scheduled = false;
-  }
-  if (request.deadline) deadlines_.erase({*request.deadline, request.id()});
-  ++stats_.num_finished;
-  const auto it = requests_.find(request.id());
-  left_.push_back(std::move(it->second));
-  requests_.erase(it);
-  if (request.on_finish) guarded([&] { request.on_finish(std::move(result)); });
+  while (!requests_.empty()) fail(*requests_.begin()->second, status);
 }
 
 EngineStats EngineCore::stats() const {
   EngineStats stats = stats_;
+  stats.num_pages = config_.num_pages;
+  stats.num_evicted_pages = scheduler_.cache().num_evicted();
   stats.num_pages_in_use = scheduler_.num_pages_in_use();
   stats.num_waiting = static_cast<std::int64_t>(scheduler_.num_waiting());
   stats.num_running = static_cast<std::int64_t>(scheduler_.num_running());

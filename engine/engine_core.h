@@ -1,6 +1,7 @@
 // The engine without its thread: requests in, steps, outputs out.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -12,8 +13,8 @@
 #include "engine/active_request.h"
 #include "engine/attention_policy.h"
 #include "engine/batch_builder.h"
-#include "engine/model_runner.h"
 #include "engine/scheduler.h"
+#include "engine/step_runner.h"
 #include "moba/engine.h"
 #include "model/model_config.h"
 
@@ -37,8 +38,8 @@ class EngineCore {
   // Throws StatusError for options out of range.
   EngineCore(EngineCoreConfig config, std::shared_ptr<const Tokenizer> tokenizer,
              std::unique_ptr<StepRunner> runner);
-  // No request may be left (see cancel_all).
-  ~EngineCore() = default;
+  // No request may be left (see cancel_all). Waits for the steps under way.
+  ~EngineCore();
   EngineCore(const EngineCore&) = delete;
   EngineCore& operator=(const EngineCore&) = delete;
 
@@ -55,36 +56,65 @@ class EngineCore {
   void cancel_all();
   // Ends the requests whose time is up.
   void expire(Clock::time_point now);
-  bool has_work() const { return !requests_.empty(); }
-  // Computes one batch and hands out its tokens. An error of the model ends the requests that were
-  // in the batch. One of the engine's own books, in any of these calls, ends all requests, and the
-  // engine goes on with empty ones.
+  bool has_work() const { return !requests_.empty() || num_under_way() > 0; }
+  // Launches one batch and hands out the tokens of the last one: with a runner that computes on the
+  // spot that is the same batch, with an asynchronous one the batch before it. An error of the
+  // model ends the requests that were in the batch. One of the engine's own books, in any of these
+  // calls, ends all requests, and the engine goes on with empty ones.
   void step();
 
   EngineStats stats() const;
 
  private:
+  // A step that has been launched and not been collected.
+  struct Flight {
+    const Batch* batch = nullptr;
+    std::vector<ScheduledChunk> chunks;
+    Clock::time_point launched;
+  };
+  struct Left {
+    std::unique_ptr<ActiveRequest> request;
+    std::uint64_t num_launched;  // steps before it left
+  };
+
   std::unique_ptr<ActiveSample> make_sample(const ActiveRequest& request,
                                             const LayerAttention& attention, int index) const;
   template <typename F>
   void protect(F&& body);
+
+  // Steps (engine_core.cpp).
+  std::uint64_t num_under_way() const { return num_launched_ - num_collected_; }
   void run_step();
-  void run_batch(const StepPlan& plan);
+  bool can_run_ahead() const;
+  bool launch();
+  void begin_token(ActiveSample& sample, std::size_t sample_row);
+  void fork_samples(ActiveRequest& request);
+  // Takes it out of the scheduler: there is nothing to compute for it any more.
+  void unschedule(ActiveSample& sample);
+  void collect();
+  // Of a step that failed after its launch: ends the requests that may rest on it.
+  void fail_under_way(const Status& status);
   // Ends all requests with an error, without asking the scheduler, which starts afresh.
   void start_over(const Status& status);
+
+  // What comes out of them (step_outputs.cpp).
+  void take_results(const Flight& flight, StepResult& result, Clock::time_point now);
   void take_prompt_logprobs(const Batch& batch, StepResult& result);
-  void take_prompt_progress(const ScheduledChunk& chunk, Clock::time_point now);
-  void fork_samples(ActiveRequest& request);
+  void take_prompt_progress(ActiveRequest& request, const ScheduledChunk& chunk,
+                            Clock::time_point now);
+  void count_moba_blocks_of(ActiveRequest& request, const ScheduledChunk& chunk);
   void take_sample(ActiveRequest& request, ActiveSample& sample, StepResult::Sample& result,
                    Clock::time_point now);
   void end_sample(ActiveRequest& request, ActiveSample& sample, FinishReason reason,
                   std::string stop_reason);
+  void count_token(ActiveRequest& request, ActiveSample& sample, Clock::time_point now);
   // Ends all samples that have not ended.
   void finish(ActiveRequest& request, FinishReason reason, const std::string& stop_reason);
   void fail(ActiveRequest& request, const Status& status);
   RequestOutput make_output(ActiveRequest& request) const;
   RequestMetrics make_metrics(const ActiveRequest& request) const;
   void leave(ActiveRequest& request, Result<RequestOutput> result);
+  void release_left();
   // Null if it has left.
   ActiveRequest* find(std::int64_t request_id);
 
@@ -92,12 +122,15 @@ class EngineCore {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<StepRunner> runner_;
   Scheduler scheduler_;
-  BatchBuilder batch_builder_;
   std::unordered_map<std::int64_t, std::unique_ptr<ActiveRequest>> requests_;
   std::set<std::pair<Clock::time_point, std::int64_t>> deadlines_;  // of requests_, with their ids
-  std::vector<ScheduledChunk> chunks_;                              // of the step that just ran
-  // Left in this step; kept to its end, since plan and batch point into them.
-  std::vector<std::unique_ptr<ActiveRequest>> left_;
+  // A step: the batch is in the builder of the same place.
+  std::array<BatchBuilder, 2> batch_builders_;
+  std::array<Flight, 2> flights_;
+  std::uint64_t num_launched_ = 0;  // steps; those under way are at their number modulo 2
+  std::uint64_t num_collected_ = 0;
+  // Batches that are under way point into them.
+  std::vector<Left> left_;
   EngineStats stats_;
 };
 

@@ -13,6 +13,7 @@
 #include "engine/host_memory.h"
 #include "engine/logging.h"
 #include "engine/memory_plan.h"
+#include "engine/model_runner.h"
 #include "engine/status_error.h"
 #include "model/safetensors.h"
 #include "tokenizer/tokenizer.h"

@@ -14,6 +14,7 @@ namespace {
 // Page ids, positions and lengths are 32-bit in the kernels' tables.
 constexpr std::int64_t kMaxPages = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxLen = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMaxBytes = std::numeric_limits<std::int64_t>::max();
 constexpr double kDefaultShare = 0.8;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -98,8 +99,10 @@ MemoryPlan plan_memory(const MemoryPlanInput& in) {
           in.cache_bytes > 0 ? "" : format_bytes(in.available_bytes));
   require(in.max_model_len <= capacity, StatusCode::kResourceExhausted, "max_model_len ",
           in.max_model_len, " needs ", wanted_pages, " pages of KV cache (",
-          format_bytes(wanted_pages * in.page_bytes), "), ", in.cache_bytes > 0 ? "the given " : "",
-          format_bytes(budget), " hold ", plan.num_pages, " pages: ", capacity, " tokens");
+          format_bytes(wanted_pages > kMaxBytes / in.page_bytes ? kMaxBytes
+                                                                : wanted_pages * in.page_bytes),
+          "), ", in.cache_bytes > 0 ? "the given " : "", format_bytes(budget), " hold ",
+          plan.num_pages, " pages: ", capacity, " tokens");
   plan.max_model_len = in.max_model_len > 0 ? in.max_model_len : std::min(wanted_len, capacity);
   plan.kv_cache_bytes = plan.num_pages * in.page_bytes;
   return plan;

@@ -3,40 +3,18 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "attention/attention_backend.h"
 #include "device/context.h"
 #include "device/tensor.h"
-#include "engine/batch_builder.h"
 #include "engine/sampler.h"
 #include "engine/step_inputs.h"
+#include "engine/step_runner.h"
 #include "kvcache/kv_pool.h"
-#include "moba/request.h"
 #include "model/causal_lm.h"
 
 namespace moba {
-
-// What a step gives, in the order of the batch's rows.
-struct StepResult {
-  struct Sample {
-    SampledToken token;
-    std::string error;  // not empty: this sequence cannot go on, the others can
-  };
-  std::vector<Sample> samples;                             // of batch.sample_rows
-  std::vector<std::vector<TokenLogprob>> prompt_logprobs;  // of batch.prompt_logprob_rows
-  std::vector<std::string> prompt_logprob_errors;          // likewise; empty: fine
-};
-
-// What the engine needs of a model; tests put something small in its place.
-class StepRunner {
- public:
-  virtual ~StepRunner() = default;
-  // The result is valid until the next call; the caller may move from it. Throws Error if the step
-  // failed as a whole.
-  virtual StepResult& run(const Batch& batch) = 0;
-};
 
 // One rank's model, cache and attention. Logits are computed for a bounded number of rows at a
 // time, whatever the batch wants of them. Not thread-safe.

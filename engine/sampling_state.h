@@ -57,15 +57,18 @@ struct SamplingState {
   int num_logprobs = -1;     // -1: none asked for
   int min_tokens = 0;
   std::vector<std::int32_t> forbidden_before_min_tokens;
-  TokenCounts counts;  // kept only if a penalty needs it
-  int num_output_tokens = 0;
+  TokenCounts counts;         // kept only if a penalty needs it
+  int num_output_tokens = 0;  // those that a step under way is to choose included
 
   bool greedy() const { return temperature == 0.0F; }
   bool has_penalties() const {
     return repetition_penalty != 1.0F || presence_penalty != 0.0F || frequency_penalty != 0.0F;
   }
+  // Whether the next token can be sampled before the last one is known here.
+  bool can_run_ahead() const { return !has_penalties(); }
+  // A token is being chosen; then, which it is.
+  void begin_output_token() { ++num_output_tokens; }
   void add_output_token(std::int32_t id) {
-    ++num_output_tokens;
     if (has_penalties()) counts.add_output_token(id);
   }
 };

@@ -1,6 +1,8 @@
 // Errors of the engine floor that know which status the public face reports.
 #pragma once
 
+#include <exception>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -19,6 +21,14 @@ class StatusError : public Error {
  private:
   StatusCode code_;
 };
+
+// An error of the engine's own work, not of what it was asked.
+inline Status error_status(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return Status(StatusCode::kResourceExhausted, "out of memory in a step");
+  }
+  return Status(StatusCode::kInternal, error.what());
+}
 
 // Runs `body`; a plain Error leaves as a StatusError with `code`, other exceptions as they are.
 template <typename Body>

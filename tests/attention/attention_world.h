@@ -153,7 +153,9 @@ class AttentionWorld {
       for (const Chunk& c : chunks) b.moba_topk.push_back(layer % 2 == 0 ? c.topk : 0);
     }
     b.out.resize(b.q.size());
-    std::memset(static_cast<void*>(b.out.data()), 0xff, b.out.size() * sizeof(T));
+    if (!b.out.empty()) {
+      std::memset(static_cast<void*>(b.out.data()), 0xff, b.out.size() * sizeof(T));
+    }
     b.metadata.num_seqs = static_cast<int>(chunks.size());
     b.metadata.cu_seqlens_q = b.cu_seqlens_q;
     b.metadata.seq_lens = b.seq_lens;

@@ -1,6 +1,8 @@
 #include "engine/batch_builder.h"
 
+#include <algorithm>
 #include <memory>
+#include <random>
 
 #include "tests/engine/engine_test_util.h"
 
@@ -22,7 +24,9 @@ BatchBuilder make_builder() {
 }
 
 Sequence make_sequence(std::int64_t prompt, std::int64_t tokens, std::vector<std::int32_t> table) {
+  static std::int64_t next_id = 0;
   Sequence sequence;
+  sequence.id = next_id++;
   for (std::int64_t i = 0; i < tokens; ++i) {
     sequence.tokens.push_back(static_cast<std::int32_t>(100 + i));
   }
@@ -43,6 +47,14 @@ StepPlan make_plan(std::vector<ScheduledChunk> chunks) {
 
 using Ints = std::vector<std::int32_t>;
 
+Ints row_of(const Batch& batch, std::int64_t index, std::int64_t count) {
+  REQUIRE(batch.max_blocks_per_seq >= count);
+  REQUIRE(batch.block_tables.size() ==
+          static_cast<std::size_t>(batch.num_seqs * batch.max_blocks_per_seq));
+  const auto row = batch.block_tables.begin() + index * batch.max_blocks_per_seq;
+  return {row, row + count};
+}
+
 TEST_CASE("a prompt chunk beside a generating sequence", "[batch_builder]") {
   Sequence prompt = make_sequence(20, 20, {7, 2, 5});
   Sequence decode = make_sequence(3, 6, {9, 1});
@@ -56,8 +68,8 @@ TEST_CASE("a prompt chunk beside a generating sequence", "[batch_builder]") {
   CHECK(batch.positions == Ints{5, 6, 7, 8, 9, 10, 11});
   CHECK(batch.cu_seqlens_q == Ints{0, 1, 7});
   CHECK(batch.seq_lens == Ints{6, 12});
-  CHECK(batch.max_blocks_per_seq == 3);
-  CHECK(batch.block_tables == Ints{9, 1, 0, 7, 2, 5});
+  CHECK(row_of(batch, 0, 2) == Ints{9, 1});
+  CHECK(row_of(batch, 1, 3) == Ints{7, 2, 5});
   CHECK(batch.moba_topk == Ints{5, 3, 6, 0});
   CHECK(batch.kv_write_plan.slot_mapping == std::vector<std::int64_t>{1 * 4 + 1, 2 * 4 + 2,
                                                                       2 * 4 + 3, 5 * 4, 5 * 4 + 1,
@@ -72,6 +84,78 @@ TEST_CASE("a prompt chunk beside a generating sequence", "[batch_builder]") {
   CHECK(metadata.num_seqs == 2);
   CHECK(metadata.block_tables.data() == batch.block_tables.data());
   CHECK(metadata.moba_topk.size() == 4);
+}
+
+TEST_CASE("block tables and modes follow their sequences from step to step", "[batch_builder]") {
+  std::mt19937 random(7);
+  const auto below = [&random](int n) {
+    return static_cast<int>(random() % static_cast<unsigned>(n));
+  };
+  BatchBuilderConfig config{kNumLayers, kBlockSize, kMobaBlockSize, 1000, 6, 300};
+  BatchBuilder builder(config);
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (int step = 0; step < 3000; ++step) {
+    while (sequences.size() < 6 && below(3) != 0) {
+      auto sequence = std::make_unique<Sequence>(make_sequence(below(20), 1200, {}));
+      for (std::int32_t& k : sequence->prefill_topk) k = below(9);
+      for (std::int32_t& k : sequence->decode_topk) k = below(9);
+      sequences.push_back(std::move(sequence));
+    }
+    StepPlan plan;
+    std::size_t longest = 0;
+    for (const auto& sequence : sequences) {
+      if (below(5) == 0) continue;
+      std::vector<std::int32_t>& table = sequence->block_table;
+      const std::size_t pages =
+          below(50) == 0 ? 300 : table.size() + static_cast<std::size_t>(below(2));
+      while (table.size() < std::clamp<std::size_t>(pages, 1, 300)) table.push_back(below(1000));
+      if (below(10) == 0) {
+        table.resize(1 + static_cast<std::size_t>(below(static_cast<int>(table.size()))));
+        table[static_cast<std::size_t>(below(static_cast<int>(table.size())))] = below(1000);
+        ++sequence->block_table_version;
+      }
+      longest = std::max(longest, table.size());
+      const std::int64_t end = static_cast<std::int64_t>(table.size()) * kBlockSize;
+      plan.chunks.push_back({sequence.get(), end - 1, 1});
+      ++plan.num_tokens;
+    }
+    const Batch& batch = builder.build(plan);
+    REQUIRE(batch.max_blocks_per_seq <=
+            std::min<std::int64_t>(300, 2 * static_cast<std::int64_t>(longest) + 16));
+    REQUIRE(batch.moba_topk.size() == kNumLayers * plan.chunks.size());
+    for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
+      const Sequence& sequence = *plan.chunks[i].sequence;
+      const auto pages = static_cast<std::int64_t>(sequence.block_table.size());
+      REQUIRE(row_of(batch, static_cast<std::int64_t>(i), pages) == sequence.block_table);
+      const Ints& topk =
+          sequence.in_prompt(plan.chunks[i].first) ? sequence.prefill_topk : sequence.decode_topk;
+      for (std::size_t layer = 0; layer < kNumLayers; ++layer) {
+        REQUIRE(batch.moba_topk[layer * plan.chunks.size() + i] == topk[layer]);
+      }
+    }
+    if (!sequences.empty() && below(4) == 0) {
+      sequences.erase(sequences.begin() + below(static_cast<int>(sequences.size())));
+    }
+  }
+}
+
+TEST_CASE("tokens that the step before samples", "[batch_builder]") {
+  Sequence known = make_sequence(3, 6, {9, 1});
+  Sequence unknown = make_sequence(3, 6, {4, 5});
+  unknown.tokens.back() = -1;
+  unknown.num_unknown_tokens = 1;
+  unknown.unknown_sample_row = 5;
+  BatchBuilder builder = make_builder();
+  CHECK(builder.build(make_plan({{&known, 5, 1}, {&unknown, 3, 2}})).token_sources.empty());
+  const Batch& batch = builder.build(make_plan({{&known, 4, 2}, {&unknown, 3, 3}, {&known, 5, 1}}));
+  CHECK(batch.token_ids == Ints{104, 105, 103, 104, 0, 105});
+  CHECK(batch.token_sources == Ints{-1, -1, -1, -1, 5, -1});
+  CHECK(builder.build(make_plan({{&known, 5, 1}})).token_sources.empty());
+  unknown.num_unknown_tokens = 2;
+  CHECK_THAT(message_of([&] {
+               builder.build(make_plan({{&unknown, 4, 2}}));
+             }),
+             Contains("2 unknown tokens"));
 }
 
 TEST_CASE("the end of a prompt is sampled, if more is wanted", "[batch_builder]") {

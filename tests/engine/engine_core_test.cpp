@@ -1,108 +1,14 @@
 #include "engine/engine_core.h"
 
+#include <map>
 #include <random>
+#include <set>
 
-#include "engine/status_error.h"
-#include "tests/engine/engine_test_util.h"
-#include "tests/engine/hash_model.h"
+#include "tests/engine/core_fixture.h"
+#include "tests/sanitizers.h"
 
 namespace moba {
 namespace {
-
-constexpr std::int32_t kVocabSize = ByteTokenizer::kVocabSize;
-
-ModelConfig small_model() {
-  ModelConfig model;
-  model.vocab_size = kVocabSize;
-  model.num_layers = 2;
-  model.num_q_heads = 3;
-  model.moba = {8, 2};
-  model.layer_kinds = {AttentionKind::kMoba, AttentionKind::kFull};
-  return model;
-}
-
-EngineCoreConfig small_config(std::int64_t num_pages = 50, int budget = 16, int max_seqs = 4) {
-  EngineCoreConfig config;
-  config.model = small_model();
-  config.geometry.block_size = 4;
-  config.geometry.moba_block_size = 8;
-  config.scheduler.max_num_batched_tokens = budget;
-  config.scheduler.max_num_seqs = max_seqs;
-  config.num_pages = num_pages;
-  config.max_model_len = std::min<std::int64_t>(150, num_pages * 4);
-  config.eos_token_ids = {ByteTokenizer::kEos};
-  return config;
-}
-
-// A core over the hash model; outcomes by id.
-struct Fixture {
-  explicit Fixture(EngineCoreConfig config = small_config()) : config_(std::move(config)) {
-    HashModelConfig model;
-    model.block_size = config_.geometry.block_size;
-    model.moba_block_size = config_.geometry.moba_block_size;
-    model.num_pages = config_.num_pages;
-    auto owned = std::make_unique<HashRunner>(model);
-    runner = owned.get();
-    core =
-        std::make_unique<EngineCore>(config_, std::make_shared<ByteTokenizer>(), std::move(owned));
-  }
-  ~Fixture() { core->cancel_all(); }
-
-  std::int64_t submit(Request request, Callbacks callbacks = {}) {
-    const std::int64_t id = next_id;
-    next_id += request.sampling.n;
-    auto active = core->prepare(std::move(request), std::move(callbacks), Clock::now());
-    active->on_finish = [this, id](Result<RequestOutput> result) {
-      outcomes.emplace(id, std::move(result));
-    };
-    if (on_add) on_add(*active);
-    core->add(std::move(active), id);
-    return id;
-  }
-  void run(int max_steps = 100000) {
-    while (core->has_work() && max_steps-- > 0) core->step();
-  }
-  const RequestOutput& output(std::int64_t id) {
-    INFO("request " << id);
-    REQUIRE(outcomes.count(id) == 1);
-    INFO(outcomes.at(id).status().message());
-    REQUIRE(outcomes.at(id).ok());
-    return outcomes.at(id).value();
-  }
-  std::vector<std::int32_t> expected(const Request& request, std::int64_t count) {
-    const LayerAttention attention =
-        resolve_attention(config_.model, config_.geometry, config_.attention, request.attention);
-    return runner->math().generate(request.prompt_ids, count, attention.prefill_topk,
-                                   attention.decode_topk);
-  }
-
-  EngineCoreConfig config_;
-  std::function<void(ActiveRequest&)> on_add;
-  HashRunner* runner = nullptr;
-  std::unique_ptr<EngineCore> core;
-  std::map<std::int64_t, Result<RequestOutput>> outcomes;
-  std::int64_t next_id = 1;
-};
-
-Request make_request(std::size_t prompt_len, int max_tokens, std::uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  Request request;
-  for (std::size_t i = 0; i < prompt_len; ++i) {
-    request.prompt_ids.push_back(static_cast<std::int32_t>(random() % 256));
-  }
-  request.sampling.max_tokens = max_tokens;
-  request.sampling.ignore_eos = true;
-  return request;
-}
-
-Status refusal(Fixture& fixture, Request request) {
-  try {
-    fixture.core->prepare(std::move(request), {}, Clock::now());
-  } catch (const StatusError& error) {
-    return Status(error.code(), error.what());
-  }
-  return {};
-}
 
 TEST_CASE("one request", "[engine_core]") {
   Fixture f;
@@ -493,14 +399,23 @@ TEST_CASE("parallel samples share the prompt's pages", "[engine_core]") {
 }
 
 TEST_CASE("random requests, cancels and failures", "[engine_core]") {
-  std::mt19937 random(GENERATE(1, 2, 3, 4));
+  const int seed = GENERATE(1, 2, 3, 4, 5, 6, 7, 8, 9, 10);
+  CAPTURE(seed);
+  std::mt19937 random(static_cast<std::uint32_t>(seed));
   const auto between = [&random](int low, int high) {
     return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
   };
-  Fixture f(small_config(between(20, 120), between(1, 60), between(1, 8)));
+  const HashRunner::Steps steps = seed == 10      ? HashRunner::Steps::kOnThread
+                                  : seed % 2 == 0 ? HashRunner::Steps::kWhenCollected
+                                                  : HashRunner::Steps::kSynchronous;
+  EngineCoreConfig config = small_config(between(20, 120), between(1, 60), between(1, 8));
+  config.scheduler.long_prefill_token_threshold = between(0, 10);
+  if (seed % 3 == 0) config.geometry.moba_block_size = 16;
+  Fixture f(config, steps);
   std::map<std::int64_t, Request> requests;
-  std::set<std::int64_t> cancelled;
-  for (int i = 0; i < 25000; ++i) {
+  Clock::time_point now = Clock::now();
+  const int num_steps = kSanitized ? 2000 : 12000;
+  for (int i = 0; i < num_steps; ++i) {
     if (f.core->stats().num_waiting < 5 && between(0, 2) == 0) {
       const int longest = static_cast<int>(std::min<std::int64_t>(f.config_.max_model_len, 90));
       Request request = make_request(static_cast<std::size_t>(between(1, longest)), between(0, 20),
@@ -514,8 +429,14 @@ TEST_CASE("random requests, cancels and failures", "[engine_core]") {
       }
       if (between(0, 3) == 0) request.attention.mode = AttentionMode::kFull;
       if (between(0, 3) == 0) request.attention.decode = DecodeAttention::kFull;
+      if (between(0, 9) == 0) request.timeout_seconds = between(1, 100);
+      if (between(0, 9) == 0) request.sampling.presence_penalty = 1;  // cannot run ahead
+      if (between(0, 3) == 0) request.sampling.ignore_eos = false;
+      if (between(0, 3) == 0) request.sampling.stop_token_ids = {between(0, 255), between(0, 255)};
       requests.emplace(f.submit(request), request);
     }
+    now += std::chrono::seconds(1);
+    f.core->expire(now);
     if (!requests.empty() && between(0, 30) == 0) {
       auto it = requests.begin();
       std::advance(it, between(0, static_cast<int>(requests.size()) - 1));
@@ -541,7 +462,7 @@ TEST_CASE("random requests, cancels and failures", "[engine_core]") {
                                                   attention.prefill_topk, attention.decode_topk,
                                                   static_cast<std::uint32_t>(i + 1)));
     }
-    if (output.finish_reason != FinishReason::kCancelled) {
+    if (output.finish_reason == FinishReason::kLength) {
       REQUIRE(count ==
               std::min<std::int64_t>(
                   *request.sampling.max_tokens,

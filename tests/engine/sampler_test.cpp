@@ -253,6 +253,7 @@ TEST_CASE("repetition penalty sees prompt and output, divides and multiplies", "
   SamplingState state = make_state(params, 4, {0, 0});
   CHECK(sample_one({4, 2.5F, 1, 0}, state) == 1);  // 4 / 2 < 2.5
   CHECK(sample_one({4, 1.5F, 1, 0}, state) == 0);  // once, though it stands there twice
+  state.begin_output_token();
   state.add_output_token(1);
   CHECK(sample_one({4, 3.5F, 1, 0}, state) == 0);         // 2 > 1.75
   CHECK(sample_one({-1, -1.5F, -1.9F, -9}, state) == 2);  // -2, -3, -1.9
@@ -264,19 +265,24 @@ TEST_CASE("presence and frequency penalties see the output only", "[sampler]") {
   params.presence_penalty = 1;
   SamplingState state = make_state(params, 3, {0});
   CHECK(sample_one({2, 1.5F, 0}, state) == 0);
+  state.begin_output_token();
   state.add_output_token(0);
+  state.begin_output_token();
   state.add_output_token(0);
   CHECK(sample_one({2, 1.5F, 0}, state) == 1);
   CHECK(sample_one({2.6F, 1.5F, 0}, state) == 0);  // once, not twice
   params.presence_penalty = 0;
   params.frequency_penalty = 0.5F;
   state = make_state(params, 3, {0});
+  state.begin_output_token();
   state.add_output_token(0);
   CHECK(sample_one({2, 1.4F, 0}, state) == 0);
+  state.begin_output_token();
   state.add_output_token(0);
   CHECK(sample_one({2, 1.4F, 0}, state) == 1);
   params.frequency_penalty = -2;
   state = make_state(params, 3);
+  state.begin_output_token();
   state.add_output_token(2);
   CHECK(sample_one({1, 0, 0}, state) == 2);
 }
@@ -297,8 +303,10 @@ TEST_CASE("stop tokens are forbidden before min_tokens", "[sampler]") {
   params.stop_token_ids = {1};
   SamplingState state = make_state(params, 4, {}, {0, 77});
   CHECK(sample_one({9, 8, 7, 6}, state) == 2);
+  state.begin_output_token();
   state.add_output_token(2);
   CHECK(sample_one({9, 8, 7, 6}, state) == 2);
+  state.begin_output_token();
   state.add_output_token(2);
   CHECK(sample_one({9, 8, 7, 6}, state) == 0);
   params.ignore_eos = true;

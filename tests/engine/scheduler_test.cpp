@@ -1,9 +1,6 @@
 #include "engine/scheduler.h"
 
-#include <map>
 #include <memory>
-#include <random>
-#include <set>
 
 #include "tests/engine/engine_test_util.h"
 
@@ -403,79 +400,6 @@ TEST_CASE("a preempted sequence computes no full page again", "[scheduler]") {
   scheduler.add(other.get());
   step(scheduler);
   CHECK(other->num_cached_tokens == 48);
-}
-
-TEST_CASE("random arrivals and cancels keep the promises", "[scheduler]") {
-  std::mt19937 random(GENERATE(1, 2, 3, 4, 5));
-  const auto between = [&random](int low, int high) {
-    return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
-  };
-  SchedulerConfig config =
-      make_config(between(1, 40), between(1, 6), between(8, 60), between(1, 9));
-  config.long_prefill_token_threshold = between(0, 10);
-  Scheduler scheduler(config);
-  std::map<std::int64_t, std::unique_ptr<Sequence>> alive;
-  std::int64_t next_id = 0;
-  std::int64_t ended = 0;
-  for (int i = 0; i < 12000; ++i) {
-    if (i < 5000 && alive.size() < 20 && between(0, 3) == 0) {
-      const std::int64_t capacity = config.num_pages * config.block_size;
-      const auto prompt = std::min<std::int64_t>(between(1, 120), capacity);
-      auto sequence = make_sequence(next_id++, prompt,
-                                    std::min<std::int64_t>(between(0, 30), capacity + 1 - prompt));
-      sequence->priority = between(0, 2);
-      scheduler.add(sequence.get());
-      alive.emplace(sequence->id, std::move(sequence));
-    }
-    if (!alive.empty() && between(0, 40) == 0) {
-      auto it = alive.begin();
-      std::advance(it, between(0, static_cast<int>(alive.size()) - 1));
-      scheduler.remove(it->second.get());
-      alive.erase(it);
-      ++ended;
-    }
-
-    const StepPlan& plan = scheduler.schedule();
-    REQUIRE(plan.num_tokens <= config.max_num_batched_tokens);
-    REQUIRE(plan.chunks.size() <= static_cast<std::size_t>(config.max_num_seqs));
-    REQUIRE(plan.chunks.empty() == alive.empty());
-    std::int64_t sum = 0;
-    std::set<const Sequence*> seen;
-    std::vector<Sequence*> samples;
-    for (const ScheduledChunk& chunk : plan.chunks) {
-      REQUIRE(chunk.num_tokens >= 1);
-      REQUIRE(chunk.first == chunk.sequence->num_computed_tokens);
-      REQUIRE(chunk.end() <= chunk.sequence->num_tokens());
-      REQUIRE(static_cast<std::int64_t>(chunk.sequence->block_table.size()) ==
-              (chunk.end() + config.block_size - 1) / config.block_size);
-      REQUIRE(seen.insert(chunk.sequence).second);
-      sum += chunk.num_tokens;
-      if (chunk.reaches_end()) samples.push_back(chunk.sequence);
-    }
-    REQUIRE(sum == plan.num_tokens);
-    // No page belongs to two sequences.
-    std::set<std::int32_t> pages;
-    std::size_t num_pages = 0;
-    for (const auto& [id, sequence] : alive) {
-      pages.insert(sequence->block_table.begin(), sequence->block_table.end());
-      num_pages += sequence->block_table.size();
-    }
-    REQUIRE(pages.size() == num_pages);
-    REQUIRE(scheduler.num_pages_in_use() == static_cast<std::int64_t>(num_pages));
-
-    scheduler.complete_step();
-    for (Sequence* sequence : samples) {
-      if (sequence->wants_more()) sequence->tokens.push_back(1);
-      if (!sequence->wants_more()) {
-        scheduler.remove(sequence);
-        alive.erase(sequence->id);
-        ++ended;
-      }
-    }
-  }
-  CHECK(alive.empty());
-  CHECK(ended == next_id);
-  CHECK(scheduler.num_pages_in_use() == 0);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "moba/config.h"
 #include "moba/request.h"
+#include "moba/stats.h"
 #include "moba/status.h"
 #include "moba/tokenizer.h"
 
@@ -31,21 +32,6 @@ struct EngineInfo {
   std::int64_t workspace_bytes = 0;  // activations, attention and sampling
   int num_threads = 0;
   std::string cpu_isa;  // "avx2", "avx512", "generic"
-};
-
-struct EngineStats {
-  std::int64_t num_pages_in_use = 0;
-  std::int64_t num_steps = 0;
-  std::int64_t num_prompt_tokens = 0;
-  std::int64_t num_output_tokens = 0;
-  std::int64_t num_running = 0;               // requests that take part in steps
-  std::int64_t num_waiting = 0;               // requests that wait for their turn
-  std::int64_t num_finished = 0;              // requests that have ended, however
-  std::int64_t num_refused = 0;               // requests that submit() did not take
-  std::int64_t num_pages_cached = 0;          // kept for requests with the same beginning
-  std::int64_t num_preemptions = 0;           // of sequences, for want of pages
-  std::int64_t num_prefix_lookup_tokens = 0;  // of sequences when they started
-  std::int64_t num_prefix_hit_tokens = 0;     // of those, found in the cache
 };
 
 // A request that was submitted. Copies stand for the same request, and may outlive the engine.
@@ -94,6 +80,7 @@ class Engine {
   // generation_config.json's sampling defaults over the library's: a start for a Request.
   SamplingParams default_sampling() const;
   const EngineInfo& info() const;
+  // Of the last step's end.
   EngineStats stats() const;
 
  private:
