@@ -4,7 +4,8 @@
 #   tools/test.sh [--no-setup] [--asan] [ctest options]
 #
 #   --no-setup   install nothing
-#   --asan       also build with AddressSanitizer and UndefinedBehaviorSanitizer and test that
+#   --asan       also build with AddressSanitizer and UndefinedBehaviorSanitizer and test that, without the
+#                tests tagged [long] and [program], and with fewer random steps and shapes
 # Whatever else is given goes to ctest: `tools/test.sh -R attention` runs what matches.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,7 +17,7 @@ while [ $# -gt 0 ]; do
     --no-setup) setup=no ;;
     --asan) asan=yes ;;
     -h | --help)
-      sed -n '2,8s/^# \{0,1\}//p' tools/test.sh
+      sed -n '2,9s/^# \{0,1\}//p' tools/test.sh
       exit 0
       ;;
     *) break ;;
@@ -34,7 +35,9 @@ tools/format.sh --check
 build_and_test() {
   preset=$1
   shift
-  cmake --preset "$preset" -DMOBA_BUILD_TESTS=ON -DMOBA_BUILD_BENCH=ON --log-level=WARNING
+  bench=ON
+  if [ "$preset" = asan ]; then bench=OFF; fi
+  cmake --preset "$preset" -DMOBA_BUILD_TESTS=ON -DMOBA_BUILD_BENCH=$bench --log-level=WARNING
   cmake --build --preset "$preset"
   ctest --preset "$preset" --no-tests=error "$@"
 }

@@ -67,7 +67,7 @@ double mean_nll(const RequestOutput& output) {
   return sum / static_cast<double>(output.prompt_logprobs.size());
 }
 
-TEST_CASE("golden outputs of the embedded model", "[engine]") {
+TEST_CASE("golden outputs of the embedded model", "[engine][long]") {
   const auto engine = make_engine();
   CHECK(engine->info().dtype == "float32");
   CHECK(engine->info().layer_topk == std::vector<int>{8, 8, 8, 8, 8, 8, 8, 8, 0, 0});
@@ -125,7 +125,8 @@ TEST_CASE("the text of a prompt is encoded with BOS", "[engine]") {
                            .substr(engine->tokenizer().decode(output.prompt_ids).value().size()));
 }
 
-TEST_CASE("the same tokens and log probabilities for any chunk size and thread count", "[engine]") {
+TEST_CASE("the same tokens and log probabilities for any chunk size and thread count",
+          "[engine][long]") {
   const auto ids = golden_prompt("needle")["ids"].get<std::vector<std::int32_t>>();
   std::vector<std::int32_t> tokens;
   std::vector<float> logprobs;

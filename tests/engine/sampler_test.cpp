@@ -170,7 +170,8 @@ TEST_CASE("draws follow the documented distribution", "[sampler]") {
   }
 }
 
-TEST_CASE("the set that may be drawn equals the reference on large vocabularies", "[sampler]") {
+TEST_CASE("the set that may be drawn equals the reference on large vocabularies",
+          "[sampler][long]") {
   // Draws at u = 0 and u near 1 show the first and the last token of the set; many draws its size.
   for (const std::uint32_t seed : {1U, 2U, 3U}) {
     for (const float spread : {0.01F, 1.0F, 5.0F}) {

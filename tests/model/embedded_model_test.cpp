@@ -65,7 +65,7 @@ PromptResult run_prompt(ModelHarness& harness, const std::vector<std::int32_t>& 
 
 }  // namespace
 
-TEST_CASE("embedded model: golden outputs in float32") {
+TEST_CASE("embedded model: golden outputs in float32", "[long]") {
   const nlohmann::json golden = moba::load_json_object(kModel / "golden.json");
   HarnessOptions options;
   options.capacity = kCapacity;

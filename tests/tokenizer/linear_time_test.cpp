@@ -72,7 +72,7 @@ std::vector<std::string> all_tokenizers() {
   return names;
 }
 
-TEST_CASE("time is linear in the length of a document") {
+TEST_CASE("time is linear in the length of a document", "[long]") {
   const std::string document = long_document(8 * kMega);
   for (const std::string& name : all_tokenizers()) {
     INFO(name);
@@ -90,7 +90,7 @@ TEST_CASE("time is linear in the length of a document") {
   }
 }
 
-TEST_CASE("a long word does not blow up") {
+TEST_CASE("a long word does not blow up", "[long]") {
   constexpr std::size_t kQuarter = kMega / 4;
   std::string marks;  // NFC has to order them
   while (marks.size() < kQuarter) marks += "\u0301\u0323";
