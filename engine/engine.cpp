@@ -1,6 +1,8 @@
 #include "moba/engine.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -25,6 +27,8 @@ Status current_status() {
     return Status(StatusCode::kResourceExhausted, "out of memory");
   } catch (const std::exception& error) {
     return Status(StatusCode::kInternal, error.what());
+  } catch (...) {
+    return Status(StatusCode::kInternal, "something was thrown that is no exception");
   }
 }
 
@@ -48,7 +52,15 @@ struct Inbox {
   std::int64_t next_id = 0;
   std::vector<std::int64_t> cancels;
   bool stop = false;
+  std::thread::id engine_thread;  // set before any request exists
 };
+
+const Result<RequestOutput>& refused_wait() {
+  static const Result<RequestOutput> refusal(
+      Status(StatusCode::kInvalidArgument,
+             "wait() was called from a callback, where it would wait for itself"));
+  return refusal;
+}
 
 }  // namespace
 
@@ -78,13 +90,29 @@ class RequestHandle::State {
     ended_.notify_all();
   }
 
-  Result<RequestOutput>& wait() {
+  // Null for a call on the engine's thread before the end.
+  Result<RequestOutput>* wait() {
     std::unique_lock lock(mutex_);
+    if (!result_.has_value() && on_engine_thread()) return nullptr;
     ended_.wait(lock, [this] { return result_.has_value(); });
-    return *result_;
+    return &*result_;
+  }
+
+  bool wait_for(std::chrono::duration<double> timeout) {
+    // Longer waits would leave the clock's range.
+    constexpr std::chrono::duration<double> kLongest(1e9);
+    std::unique_lock lock(mutex_);
+    const auto ended = [this] { return result_.has_value(); };
+    if (ended() || on_engine_thread()) return ended();
+    return ended_.wait_for(lock, timeout < kLongest ? timeout : kLongest, ended);
   }
 
  private:
+  bool on_engine_thread() const {
+    const std::shared_ptr<Inbox> inbox = inbox_.lock();
+    return inbox != nullptr && inbox->engine_thread == std::this_thread::get_id();
+  }
+
   const std::int64_t id_;
   const std::weak_ptr<Inbox> inbox_;
   mutable std::mutex mutex_;
@@ -95,7 +123,13 @@ class RequestHandle::State {
 std::int64_t RequestHandle::id() const { return state_->id(); }
 void RequestHandle::cancel() { state_->cancel(); }
 bool RequestHandle::done() const { return state_->done(); }
-const Result<RequestOutput>& RequestHandle::wait() const { return state_->wait(); }
+bool RequestHandle::wait_for(std::chrono::duration<double> timeout) const {
+  return state_->wait_for(timeout);
+}
+const Result<RequestOutput>& RequestHandle::wait() const {
+  const Result<RequestOutput>* result = state_->wait();
+  return result == nullptr ? refused_wait() : *result;
+}
 
 class Engine::Impl {
  public:
@@ -104,7 +138,9 @@ class Engine::Impl {
         tokenizer_(parts_.tokenizer),
         max_num_unfinished_(max_num_unfinished),
         inbox_(std::make_shared<Inbox>()),
-        thread_([this] { run(); }) {}
+        thread_([this] { run(); }) {
+    inbox_->engine_thread = thread_.get_id();
+  }
 
   ~Impl() {
     {
@@ -274,7 +310,7 @@ Result<RequestOutput> Engine::generate(const Request& request, const Callbacks& 
                   "generate() was called from a callback, where it would wait for itself");
   }
   try {
-    return std::move(impl_->submit(request, callbacks)->wait());
+    return std::move(*impl_->submit(request, callbacks)->wait());
   } catch (...) {
     return current_status();
   }

@@ -159,6 +159,8 @@ std::unique_ptr<ActiveRequest> EngineCore::prepare(Request request, Callbacks ca
     }
   }
 
+  refuse_unless(params.stop.empty() || tokenizer_->vocab_size() > 0,
+                "stop strings need a tokenizer, and the checkpoint has none");
   std::vector<std::int32_t> prompt = asked.prompt_ids;
   if (prompt.empty()) {
     refuse_unless(!asked.prompt.empty(), "the prompt is empty");

@@ -13,6 +13,7 @@
 #include "engine/host_memory.h"
 #include "engine/logging.h"
 #include "engine/memory_plan.h"
+#include "engine/no_tokenizer.h"
 #include "engine/model_runner.h"
 #include "engine/status_error.h"
 #include "model/safetensors.h"
@@ -40,8 +41,16 @@ void check_options(const EngineConfig& config) {
   MOBA_CHECK(!config.model.empty(), "no model directory is given");
 }
 
+// Of a checkpoint without one, a NoTokenizer: prompts of token ids need none.
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir) {
   try {
+    if (!has_tokenizer(dir)) {
+      engine_logger()->warn(
+          "engine: {} has no tokenizer: prompts must be token ids, and outputs "
+          "have no text",
+          dir.string());
+      return std::make_shared<NoTokenizer>(dir.string());
+    }
     return load_tokenizer(dir);
   } catch (const std::bad_alloc&) {
     throw;
@@ -153,6 +162,7 @@ KvPoolConfig make_pool_config(const ModelConfig& model, const CacheGeometry& geo
 
 EngineParts set_up_engine(const EngineConfig& config) {
   EngineParts parts;
+  engine_logger();  // is there from here on, for the floors below too
   const std::filesystem::path dir = config.model;
   with_code(StatusCode::kInvalidArgument, [&] { check_options(config); });
 

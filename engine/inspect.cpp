@@ -3,9 +3,14 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <limits>
+#include <numeric>
+#include <string_view>
+#include <utility>
 
 #include "engine/attention_policy.h"
 #include "engine/engine_setup.h"
@@ -43,6 +48,34 @@ std::string describe_rope(const RopeConfig& rope) {
   return text;
 }
 
+// A dtype of a safetensors file in the names of PyTorch: "bfloat16" for BF16, "int8" for I8,
+// "float8_e4m3" for F8_E4M3.
+std::string dtype_label(std::string_view format_name) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kKinds{{
+      {"BOOL", "bool"},
+      {"BF", "bfloat"},
+      {"F", "float"},
+      {"I", "int"},
+      {"U", "uint"},
+      {"C", "complex"},
+  }};
+  for (const auto& [prefix, kind] : kKinds) {
+    if (!format_name.starts_with(prefix)) continue;
+    std::string label(kind);
+    for (const char c : format_name.substr(prefix.size())) {
+      label += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    }
+    return label;
+  }
+  return std::string(format_name);
+}
+
+// The file's header was held against its size, so the product fits unless a zero stands behind.
+std::int64_t num_elements(const std::vector<std::int64_t>& shape) {
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
 CheckpointInfo inspect(const std::filesystem::path& dir, const AttentionOptions& options) {
   const ModelConfig model =
       with_code(StatusCode::kInvalidCheckpoint, [&] { return load_model_config(dir); });
@@ -77,11 +110,11 @@ CheckpointInfo inspect(const std::filesystem::path& dir, const AttentionOptions&
     for (const SafetensorsEntry& entry : files.entries()) {
       TensorInfo tensor;
       tensor.name = entry.name;
-      tensor.dtype = dtype_name(entry.tensor.dtype());
-      for (int i = 0; i < entry.tensor.rank(); ++i) tensor.shape.push_back(entry.tensor.dim(i));
+      tensor.dtype = dtype_label(entry.dtype);
+      tensor.shape = entry.shape;
       tensor.file = entry.file.filename().string();
-      const auto bytes = static_cast<std::int64_t>(entry.tensor.num_bytes());
-      info.num_parameters += entry.tensor.num_elements();
+      const auto bytes = static_cast<std::int64_t>(entry.num_bytes);
+      info.num_parameters += num_elements(entry.shape);
       info.weight_bytes += bytes;
       info.bytes_by_dtype[tensor.dtype] += bytes;
       info.tensors.push_back(std::move(tensor));

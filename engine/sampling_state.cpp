@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <optional>
 
 #include "device/check.h"
@@ -45,8 +46,8 @@ void validate(const SamplingParams& params, std::int64_t vocab_size) {
   check_range("frequency_penalty", params.frequency_penalty, -2.0F, 2.0F);
   for (const auto& [id, bias] : params.logit_bias) {
     check_token_id("logit_bias", id, vocab_size);
-    MOBA_CHECK(std::isfinite(bias), "logit_bias of token ", id, " is ", bias,
-               "; it must be a finite number");
+    MOBA_CHECK(bias < std::numeric_limits<float>::infinity(), "logit_bias of token ", id, " is ",
+               bias, "; it must be a finite number, or -inf to forbid the token");
   }
   MOBA_CHECK(params.n >= 1, "n is ", params.n, "; it must be >= 1");
   MOBA_CHECK(!params.max_tokens || *params.max_tokens >= 0, "max_tokens is ",

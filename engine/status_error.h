@@ -42,4 +42,19 @@ auto with_code(StatusCode code, Body&& body) -> decltype(std::forward<Body>(body
   }
 }
 
+// Runs `body`; what it throws as a status: StatusErrors with their own code, others with `code`.
+template <typename Body>
+Status status_of(StatusCode code, Body&& body) {
+  try {
+    std::forward<Body>(body)();
+    return {};
+  } catch (const StatusError& error) {
+    return Status(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return Status(StatusCode::kResourceExhausted, "out of memory");
+  } catch (const std::exception& error) {
+    return Status(code, error.what());
+  }
+}
+
 }  // namespace moba

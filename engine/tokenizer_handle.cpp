@@ -1,4 +1,5 @@
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -18,12 +19,21 @@ Result<TokenizerHandle> TokenizerHandle::open(const std::string& dir) {
   }
 }
 
-std::vector<std::int32_t> TokenizerHandle::encode(std::string_view text, bool add_special_tokens,
-                                                  bool parse_special_tokens) const {
+bool TokenizerHandle::available() const { return tokenizer_->vocab_size() > 0; }
+
+Result<std::vector<std::int32_t>> TokenizerHandle::encode(std::string_view text,
+                                                          bool add_special_tokens,
+                                                          bool parse_special_tokens) const {
   EncodeOptions options;
   options.add_special_tokens = add_special_tokens;
   options.parse_special_tokens = parse_special_tokens;
-  return tokenizer_->encode(text, options);
+  try {
+    return tokenizer_->encode(text, options);
+  } catch (const std::bad_alloc&) {
+    return Status(StatusCode::kResourceExhausted, "out of memory");
+  } catch (const std::exception& error) {
+    return Status(StatusCode::kInvalidArgument, error.what());
+  }
 }
 
 Result<std::string> TokenizerHandle::decode(const std::vector<std::int32_t>& ids,

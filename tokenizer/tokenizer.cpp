@@ -9,6 +9,12 @@
 
 namespace moba {
 
+bool has_tokenizer(const std::filesystem::path& dir) {
+  std::error_code ignored;
+  return std::filesystem::exists(dir / "tokenizer.json", ignored) ||
+         std::filesystem::exists(dir / "tokenizer.model", ignored);
+}
+
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& dir) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(dir, ignored)) {

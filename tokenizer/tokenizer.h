@@ -46,7 +46,9 @@ class Tokenizer {
   // Text of the ids: what token_bytes() gives for each, one after another, without the space at its
   // start that leading_space() names. Special tokens that are not skipped stand as their names.
   // Bytes are returned as they are: a sequence cut inside a character gives incomplete UTF-8 (see
-  // IncrementalDecoder, utf8.h). Throws std::out_of_range naming the id for one outside [0,
+  // IncrementalDecoder, utf8.h). The key clean_up_tokenization_spaces of tokenizer_config.json is
+  // not followed, as transformers 5 does not for byte-pair encodings: it would take spaces before
+  // punctuation out of the text. Throws std::out_of_range naming the id for one outside [0,
   // vocab_size()).
   virtual std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const = 0;
 
@@ -72,6 +74,9 @@ class Tokenizer {
   virtual std::optional<TokenId> bos_id() const = 0;
   virtual std::optional<TokenId> eos_id() const = 0;
 };
+
+// Whether a checkpoint directory holds tokenizer.json or tokenizer.model.
+bool has_tokenizer(const std::filesystem::path& dir);
 
 // Loads the tokenizer of a checkpoint directory: tokenizer.json if present and of a supported kind,
 // else tokenizer.model; tokenizer_config.json says which special tokens are added. Throws

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lays out all C++ and CUDA sources with clang-format 14, or says which are not laid out so.
+# Lays out all C, C++ and CUDA sources with clang-format 14, or says which are not laid out so.
 #
 #   tools/format.sh           rewrites them
 #   tools/format.sh --check   changes nothing; exits 1 and names the lines if any differ
@@ -25,7 +25,7 @@ esac
 
 # shellcheck disable=SC2086 # a list of words
 find . \( -path './.*' -o -path ./build \) -prune -o -type f \
-  \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
+  \( -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
   xargs -0 -r "$clang_format" $options || {
   echo "format: not laid out as .clang-format says; tools/format.sh does it" >&2
   exit 1

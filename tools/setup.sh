@@ -12,7 +12,7 @@ packages="g++ cmake ninja-build libcli11-dev libpcre2-dev libsentencepiece-dev l
 packages="$packages libutf8proc-dev"
 packages="$packages nlohmann-json3-dev"
 # Version 14 of clang-format, since another one lays code out differently.
-test_packages="catch2 clang-format-14 ccache xz-utils"
+test_packages="catch2 clang-format-14 ccache pkg-config python3 xz-utils"
 
 fail() {
   echo "setup: $*" >&2

@@ -17,11 +17,12 @@ namespace moba::cpu {
 inline constexpr int kTileKeys = 64;
 inline constexpr int kMaxHeadDim = 256;
 
+// Static, so that a build without inlining gives each instruction set its own copy.
 // Elements between the rows' lists of chosen blocks.
-constexpr int gate_stride(int count) { return (count + 15) / 16 * 16; }
+static constexpr int gate_stride(int count) { return (count + 15) / 16 * 16; }
 
 // Floats between rows of values and outputs in scratch memory.
-constexpr int padded_dim(int head_dim) { return (head_dim + 15) / 16 * 16; }
+static constexpr int padded_dim(int head_dim) { return (head_dim + 15) / 16 * 16; }
 
 // The state of online softmax for some rows. With x = log2(e) * scale * (q . k) for a key, over the
 // keys seen so far: the largest x, sum 2^(x - max) and sum 2^(x - max) * value.

@@ -26,8 +26,10 @@ void set_prompt(const ApiRequest& request, const Prompt& prompt, const std::stri
     result.prompt = std::move(text);
     result.parse_special_tokens = request.parse_special_tokens;
   } else {
-    result.prompt_ids =
+    Result<std::vector<std::int32_t>> ids =
         tokenizer.encode(text, /*add_special_tokens=*/false, request.parse_special_tokens);
+    if (!ids.ok()) refuse("prompt", ids.status().message());
+    result.prompt_ids = std::move(ids.value());
   }
 }
 

@@ -406,7 +406,8 @@ TEST_CASE("a token's bytes, one after another, are the text", "[engine]") {
   const TokenizerHandle& tokenizer = engine->tokenizer();
   const std::string text = "It rained, caf\xC3\xA9 \xF0\x9F\x8C\xA7.";
   std::string bytes;
-  for (const std::int32_t id : tokenizer.encode(text, /*add_special_tokens=*/false)) {
+  const auto ids = tokenizer.encode(text, /*add_special_tokens=*/false).value();
+  for (const std::int32_t id : ids) {
     bytes += tokenizer.token_bytes(id).value();
   }
   CHECK(bytes == " " + text);

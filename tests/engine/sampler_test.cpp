@@ -245,6 +245,11 @@ TEST_CASE("logit bias", "[sampler]") {
   CHECK(sample_one({1, 3, 2}, make_state(params, 3)) == 2);
   params.logit_bias = {{1, -100.0F}};
   CHECK(sample_one({1, 3, 2}, make_state(params, 3)) == 2);
+  params.logit_bias = {{1, -kInf}, {2, -kInf}};
+  params.repetition_penalty = 1.5F;
+  CHECK(sample_one({1, 3, 2}, make_state(params, 3)) == 0);
+  params.temperature = 1;
+  CHECK(sample_one({1, 3, 2}, make_state(params, 3)) == 0);
 }
 
 TEST_CASE("repetition penalty sees prompt and output, divides and multiplies", "[sampler]") {
@@ -389,6 +394,7 @@ TEST_CASE("parameters out of range are refused by name", "[sampler]") {
   refused("logit_bias", [](SamplingParams& p) { p.logit_bias = {{100, 1.0F}}; });
   refused("logit_bias", [](SamplingParams& p) { p.logit_bias = {{-1, 1.0F}}; });
   refused("logit_bias", [](SamplingParams& p) { p.logit_bias = {{1, kNan}}; });
+  refused("logit_bias", [](SamplingParams& p) { p.logit_bias = {{1, kInf}}; });
   refused("max_tokens is -1", [](SamplingParams& p) { p.max_tokens = -1; });
   refused("min_tokens is -1", [](SamplingParams& p) { p.min_tokens = -1; });
   refused("min_tokens 5 is more than max_tokens 4", [](SamplingParams& p) {

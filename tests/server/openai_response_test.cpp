@@ -22,8 +22,8 @@ ApiRequest parse(Endpoint endpoint, const std::string& body) {
 
 RequestOutput output_of(const std::string& prompt, const std::string& text) {
   RequestOutput output;
-  output.prompt_ids = tokenizer().encode(prompt);
-  output.token_ids = tokenizer().encode(text, /*add_special_tokens=*/false);
+  output.prompt_ids = tokenizer().encode(prompt).value();
+  output.token_ids = tokenizer().encode(text, /*add_special_tokens=*/false).value();
   output.text = text;
   output.finish_reason = FinishReason::kLength;
   output.metrics.num_prompt_tokens = static_cast<std::int64_t>(output.prompt_ids.size());
@@ -128,8 +128,8 @@ TEST_CASE("parts of characters are spelt out", "[openai]") {
   // The bytes of a character that the vocabulary lacks are tokens of their own.
   CompletionLogprobs list(tokenizer());
   std::int64_t characters = 0;
-  for (const std::int32_t id :
-       tokenizer().encode("\xF0\x9F\xA6\x8A", /*add_special_tokens=*/false)) {
+  const auto ids = tokenizer().encode("\xF0\x9F\xA6\x8A", /*add_special_tokens=*/false).value();
+  for (const std::int32_t id : ids) {
     list.add_first(id);
     characters += count_characters(tokenizer().token_bytes(id).value());
   }
@@ -168,7 +168,7 @@ TEST_CASE("requests to the engine", "[openai]") {
                           "parse_special_tokens": true})"),
                      0, context);
   CHECK(bare.prompt.empty());
-  CHECK(bare.prompt_ids == tokenizer().encode("</s>", false, true));
+  CHECK(bare.prompt_ids == tokenizer().encode("</s>", false, true).value());
   CHECK_THROWS_AS(parse_with_file(R"({"prompt_file": "d", "prompt": [1]})"), ApiError);
   CHECK_THROWS_AS(engine_request(parse_with_file(R"({"prompt": ""})"), 0, context), ApiError);
 }

@@ -55,6 +55,18 @@ TEST_CASE("variants of tokenizer.json give the reference's ids") {
   }
 }
 
+TEST_CASE("clean_up_tokenization_spaces does not take spaces from the text") {
+  // GPT-2's tokenizer_config.json has it on; ids and text are those of transformers 5.23.
+  const json config = read_json(tokenizer_dir("gpt2") / "tokenizer_config.json");
+  REQUIRE(config.at("clean_up_tokenization_spaces") == true);
+  const auto tokenizer = shared_tokenizer("gpt2");
+  const std::string text = "Hello , world ! do n't you ' re it 's . Yes ?";
+  const std::vector<TokenId> ids = {15496, 837, 995, 5145, 466, 299, 470,  345,
+                                    705,   302, 340, 705,  82,  764, 3363, 5633};
+  CHECK(tokenizer->encode(text, {}) == ids);
+  CHECK(tokenizer->decode(ids, true) == text);
+}
+
 // A byte-level vocabulary of all single bytes, "ab", "abc" and two special tokens.
 json small_document() {
   json vocab = json::object();

@@ -303,5 +303,16 @@ TEST_CASE("the manual names every flag that the help names", "[program]") {
   }
 }
 
+TEST_CASE("token ids need no tokenizer", "[program]") {
+  const TempDir dir;
+  const std::string ids = dir.write("ids.txt", "1 5 9 4 7");
+  const std::string model = repo_path("tests/data/models/llama_mha");
+  const Json output = run_json(
+      {"generate", "-m", model, "--prompt-ids", ids, "-n", "4", "--greedy", "--ignore-eos"});
+  CHECK(output.at("token_ids").size() == 4);
+  CHECK(output.at("text") == "");
+  CHECK(run_json({"perplexity", "-m", model, "--prompt-ids", ids}).at("num_tokens") == 5);
+}
+
 }  // namespace
 }  // namespace moba::test

@@ -169,8 +169,8 @@ Request make_request(const Options& options, const TokenizerHandle& tokenizer, I
     request.prompt = std::move(input.text);
     request.parse_special_tokens = options.input.parse_special();
   } else {
-    request.prompt_ids =
-        tokenizer.encode(input.text, /*add_special_tokens=*/false, options.input.parse_special());
+    request.prompt_ids = take(
+        tokenizer.encode(input.text, /*add_special_tokens=*/false, options.input.parse_special()));
   }
   return request;
 }

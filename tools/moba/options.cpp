@@ -55,10 +55,7 @@ std::optional<std::int64_t> integer_of(const CLI::Option* option, std::int64_t l
 
 SettingOptions::SettingOptions(CLI::App& app, const std::vector<SettingScope>& scopes) : app_(app) {
   for (const Setting& setting : all_settings()) {
-    if (setting.flags.empty() ||
-        std::find(scopes.begin(), scopes.end(), setting.scope) == scopes.end()) {
-      continue;
-    }
+    if (std::find(scopes.begin(), scopes.end(), setting.scope) == scopes.end()) continue;
     const std::string flags(setting.flags);
     const std::string help(setting.help);
     const std::string group(setting.group);
@@ -97,7 +94,7 @@ std::vector<SettingValue> SettingOptions::collect() const {
     // The first long name without its aliases: what the message calls it.
     const std::string name = "--" + bound.option->get_lnames().front();
     try {
-      values.push_back({bound.setting,
+      values.push_back({std::string(bound.setting->key),
                         value_from_texts(bound.setting->kind, bound.option->results()), name,
                         true});
     } catch (const std::invalid_argument& error) {
@@ -105,7 +102,7 @@ std::vector<SettingValue> SettingOptions::collect() const {
     }
   }
   if (flag_value(greedy_, false)) {
-    values.push_back({find_setting("sampling", "temperature"), 0.0, "--greedy", true});
+    values.push_back({"temperature", 0.0, "--greedy", true});
   }
   Settings scratch;
   apply_settings(values, /*sampling=*/false, scratch);

@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "moba/settings.h"
+
 namespace moba::cli {
 namespace {
 
@@ -91,28 +93,9 @@ bool parse_bool(std::string_view text) {
 }
 
 std::int64_t parse_size(std::string_view text) {
-  constexpr std::string_view kWhat = "a size in bytes such as 1000, 512M or 1.5GiB";
-  std::size_t split = 0;
-  while (split < text.size() &&
-         (std::isdigit(static_cast<unsigned char>(text[split])) || text[split] == '.')) {
-    ++split;
-  }
-  double number = 0;
-  if (!to_double(text.substr(0, split), number)) expected(std::string(kWhat), text);
-  std::string unit = lower(text.substr(split));
-  if (!unit.empty() && unit.front() == ' ') unit.erase(0, 1);
-  double scale = 1;
-  if (!unit.empty() && unit != "b") {
-    const std::size_t power = std::string_view("kmgt").find(unit.front());
-    const std::string tail = unit.substr(1);
-    const bool known =
-        power != std::string_view::npos && (tail.empty() || tail == "b" || tail == "ib");
-    if (!known) expected(std::string(kWhat), text);
-    scale = std::pow(tail == "b" ? 1000.0 : 1024.0, static_cast<double>(power + 1));
-  }
-  const double bytes = number * scale;
-  if (!(bytes < 9.0e18)) throw std::invalid_argument("size " + in_quotes(text) + " is too large");
-  return static_cast<std::int64_t>(bytes);
+  const Result<std::int64_t> bytes = moba::parse_size(text);
+  if (!bytes.ok()) throw std::invalid_argument(bytes.status().message());
+  return bytes.value();
 }
 
 std::pair<std::int32_t, float> parse_logit_bias(std::string_view text) {

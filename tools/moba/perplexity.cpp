@@ -75,16 +75,19 @@ struct Measurement {
 };
 
 Tokens read_tokens(const Options& options, const Settings& settings, InputText& input) {
-  const TokenizerHandle tokenizer = take(TokenizerHandle::open(settings.engine.model));
+  // Token ids need no tokenizer; a broken one is the engine's to refuse.
+  const Result<TokenizerHandle> tokenizer = TokenizerHandle::open(settings.engine.model);
   Tokens tokens;
-  tokens.ids = input.is_ids ? std::move(input.ids)
-                            : tokenizer.encode(input.text, options.input.add_special_tokens(),
-                                               options.input.parse_special());
+  tokens.ids = input.is_ids
+                   ? std::move(input.ids)
+                   : take(take(tokenizer).encode(input.text, options.input.add_special_tokens(),
+                                                 options.input.parse_special()));
   if (const auto n = integer_of(options.measuring.num_tokens, 2);
       n && *n < static_cast<std::int64_t>(tokens.ids.size())) {
     tokens.ids.resize(static_cast<std::size_t>(*n));
   }
-  const std::optional<std::int32_t> bos = tokenizer.bos_id();
+  const std::optional<std::int32_t> bos =
+      tokenizer.ok() ? tokenizer.value().bos_id() : std::nullopt;
   if (bos && !tokens.ids.empty() && tokens.ids.front() == *bos) {
     tokens.bos = bos;
     tokens.ids.erase(tokens.ids.begin());

@@ -1,5 +1,5 @@
-// Every setting of the engine and of sampling in one table: its key in configuration files, its
-// flags, its help, and how it is read and written.
+// The settings of the engine and of sampling that have flags, and their help. What
+// they mean and how files hold them is the library's (moba/settings.h).
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -36,39 +36,32 @@ enum class ValueKind {
 enum class SettingScope { kModel, kEngine, kServing, kAttention, kSampling };
 
 struct Setting {
-  std::string_view key;      // in a configuration file
-  std::string_view section;  // the object the key may also stand in; "" for none
-  std::string_view alias;    // a second name of the key within its section; "" for none
-  std::string_view flags;    // as CLI11 writes them; "" for settings of files alone
-  std::string_view value;    // the value's name in the help
+  std::string_view key;    // the library's
+  std::string_view flags;  // as CLI11 writes them
+  std::string_view value;  // the value's name in the help
   std::string_view help;
   SettingScope scope;
   std::string_view group;  // of the help
   ValueKind kind;
-  // Throws std::invalid_argument that says what was expected.
-  void (*set)(Settings& settings, const nlohmann::json& value);
-  nlohmann::json (*get)(const Settings& settings);
 };
 
-// In the order of the help.
+// In the order of the help. Files may hold settings without a flag.
 std::span<const Setting> all_settings();
-
-// The setting of a key of a configuration file within a section ("" for the top level), or null.
-const Setting* find_setting(std::string_view section, std::string_view key);
 
 // The JSON value that texts of the command line stand for. Throws std::invalid_argument.
 nlohmann::json value_from_texts(ValueKind kind, const std::vector<std::string>& texts);
 
 // A value for a setting, and where it was given ("--top-k", or a file and its key) for messages.
 struct SettingValue {
-  const Setting* setting = nullptr;
+  std::string key;
   nlohmann::json value;
   std::string origin;
   bool from_command_line = false;
 };
 
-// Puts the values of the scopes of sampling (or all the others) into `settings`, in order. Throws
-// UsageError for values of the command line and CommandError for those of files, naming the origin.
+// Checks all values and puts those of sampling (or all the others) into `settings`, in order.
+// Throws UsageError for values of the command line and CommandError for those of files, naming the
+// origin.
 void apply_settings(const std::vector<SettingValue>& values, bool sampling, Settings& settings);
 
 // The settings as a configuration file that gives them again.

@@ -79,8 +79,8 @@ void print_ids(const std::vector<std::int32_t>& ids) {
 }
 
 int encode(const Options& options, const TokenizerHandle& tokenizer, const InputText& input) {
-  const std::vector<std::int32_t> ids = tokenizer.encode(
-      input.text, options.input.add_special_tokens(), options.input.parse_special());
+  const std::vector<std::int32_t> ids = take(tokenizer.encode(
+      input.text, options.input.add_special_tokens(), options.input.parse_special()));
   const bool pieces = flag_value(options.pieces, false);
   const bool count = flag_value(options.count, false);
   if (options.output.json()) {

@@ -1,13 +1,16 @@
 // The engine: loads a checkpoint and generates from it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "moba/config.h"
+#include "moba/export.h"
 #include "moba/request.h"
 #include "moba/stats.h"
 #include "moba/status.h"
@@ -35,28 +38,73 @@ struct EngineInfo {
 };
 
 // A request that was submitted. Copies stand for the same request, and may outlive the engine.
-// Thread-safe. An empty handle (default-constructed) may only be assigned to.
-class RequestHandle {
+// Thread-safe. An empty handle (default-constructed) may only be tested and assigned to.
+class MOBA_API RequestHandle {
  public:
   RequestHandle() = default;
+  explicit operator bool() const { return state_ != nullptr; }
+  // Grows from request to request of an engine.
   std::int64_t id() const;
   // The request ends with the engine's next step at the latest, with what it has so far. No effect
   // on one that has ended.
   void cancel();
   bool done() const;
-  // Waits for the end. Never call it on the engine's thread, that is, from a callback.
+  // Waits for the end and returns what came of it, which stays while a handle of the request does.
+  // All of the request's callbacks have returned by then. From a callback, where the end cannot
+  // come: kInvalidArgument.
   const Result<RequestOutput>& wait() const;
+  // Waits at most that long; whether the request has ended. From a callback it does not wait.
+  bool wait_for(std::chrono::duration<double> timeout) const;
 
  private:
   friend class Engine;
-  class State;
+  class MOBA_LOCAL State;
   explicit RequestHandle(std::shared_ptr<State> state) : state_(std::move(state)) {}
   std::shared_ptr<State> state_;
 };
 
+// A token of a stream (see TokenEvent).
+struct StreamedToken {
+  std::int32_t token_id = 0;
+  std::string text;
+  std::optional<TokenLogprob> logprob;
+  int sample = 0;
+};
+
+// The tokens of a submitted request, kept until they are fetched. Moves; destroying it cancels a
+// request that has not ended. Tokens are for one thread at a time, the rest is thread-safe. It may
+// outlive the engine.
+class MOBA_API TokenStream {
+ public:
+  TokenStream(TokenStream&& other) noexcept;
+  TokenStream& operator=(TokenStream&& other) noexcept;
+  ~TokenStream();
+
+  // Waits for the next token, in the order they are generated (of all samples). Nothing: the
+  // request has ended, and result() says how. Text that was held back when a request was cancelled
+  // is only in its result. Not for callbacks.
+  std::optional<StreamedToken> next();
+  enum class Next { kToken, kEnd, kTimeout };
+  // The same, waiting at most that long; `token` is set for kToken.
+  Next next_for(std::chrono::duration<double> timeout, StreamedToken& token);
+
+  const RequestHandle& handle() const { return handle_; }
+  void cancel() { handle_.cancel(); }
+  // Waits for the end; tokens that were not fetched stay.
+  const Result<RequestOutput>& result() const { return handle_.wait(); }
+
+ private:
+  friend class Engine;
+  class MOBA_LOCAL Queue;
+  TokenStream(std::shared_ptr<Queue> queue, RequestHandle handle);
+  std::shared_ptr<Queue> queue_;
+  RequestHandle handle_;
+};
+
 // Serves many requests at once, on a thread of its own. Thread-safe: every method may be called
-// from several threads. Destroying it ends the requests that are left as cancelled.
-class Engine {
+// from several threads. Destroying it, which no callback may do, ends the requests that are left as
+// cancelled and returns when all callbacks have.
+class MOBA_API Engine {
  public:
   // Loads the checkpoint and plans all memory. A bad configuration or checkpoint is refused before
   // memory is taken.
@@ -76,6 +124,11 @@ class Engine {
   // back with what was generated and FinishReason::kCancelled.
   Result<RequestOutput> generate(const Request& request, const Callbacks& callbacks = {});
 
+  // submit() for a caller that would rather fetch the tokens than be called with them.
+  Result<TokenStream> stream(Request request);
+
+  // Of a checkpoint without one, a handle that is not available(): only prompts of token ids are
+  // taken then, and outputs have no text.
   const TokenizerHandle& tokenizer() const;
   // generation_config.json's sampling defaults over the library's: a start for a Request.
   SamplingParams default_sampling() const;
@@ -84,7 +137,7 @@ class Engine {
   EngineStats stats() const;
 
  private:
-  class Impl;
+  class MOBA_LOCAL Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "moba/config.h"
+#include "moba/export.h"
 #include "moba/status.h"
 
 namespace moba {
 
 struct TensorInfo {
   std::string name;
-  std::string dtype;
+  std::string dtype;  // "bfloat16", "int8", "float8_e4m3" ...: any that the format knows
   std::vector<std::int64_t> shape;
   std::string file;
 };
@@ -42,11 +43,11 @@ struct CheckpointInfo {
 
 // Reads config.json and the headers of the weight files of a checkpoint directory; the attention
 // options apply as they would to an engine.
-Result<CheckpointInfo> inspect_checkpoint(const std::string& dir,
-                                          const AttentionOptions& attention = {});
+MOBA_API Result<CheckpointInfo> inspect_checkpoint(const std::string& dir,
+                                                   const AttentionOptions& attention = {});
 
 // Tokens of context that fit beside the weights into `memory_bytes` (0 if the weights alone do not
 // fit).
-std::int64_t tokens_that_fit(const CheckpointInfo& info, std::int64_t memory_bytes);
+MOBA_API std::int64_t tokens_that_fit(const CheckpointInfo& info, std::int64_t memory_bytes);
 
 }  // namespace moba

@@ -23,7 +23,7 @@ struct SamplingParams {
   float presence_penalty = 0.0F;  // in [-2, 2]: subtracted from logits of tokens in the output
   float frequency_penalty =
       0.0F;  // in [-2, 2]: subtracted once for each time the token is in the output
-  std::map<std::int32_t, float> logit_bias;  // token id -> added to its logit
+  std::map<std::int32_t, float> logit_bias;  // token id -> added to its logit; -inf forbids it
   // Same seed and same request: same tokens, whatever runs beside it. Absent: drawn from the
   // system's entropy.
   std::optional<std::uint64_t> seed;

@@ -4,11 +4,13 @@
 #include <array>
 #include <cstdint>
 
+#include "moba/export.h"
+
 namespace moba {
 
 // Counts durations in buckets whose bounds are at most a quarter apart. Plain data: copies are
 // snapshots.
-class LatencyHistogram {
+class MOBA_API LatencyHistogram {
  public:
   // From 2^-17 s (7.6 us) to 2^11 s, four to an octave, one below and one above.
   static constexpr int kNumBuckets = 28 * 4 + 2;

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "moba/export.h"
 #include "moba/status.h"
 
 namespace moba {
@@ -15,16 +16,22 @@ namespace moba {
 class Tokenizer;
 
 // A handle; copies share the tokenizer. Every method is safe to call from several threads at once.
-class TokenizerHandle {
+class MOBA_API TokenizerHandle {
  public:
   // Of a checkpoint directory (tokenizer.json or tokenizer.model).
   static Result<TokenizerHandle> open(const std::string& dir);
   explicit TokenizerHandle(std::shared_ptr<const Tokenizer> tokenizer);
 
+  // Whether there is one: false for that of an engine whose checkpoint has none, which then knows
+  // no token and refuses text.
+  bool available() const;
+
   // add_special_tokens: what the checkpoint adds by itself (BOS). parse_special_tokens: text such
   // as "</s>" becomes that token.
-  std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens = true,
-                                   bool parse_special_tokens = false) const;
+  // kInvalidArgument for a text of 2 GiB or more.
+  Result<std::vector<std::int32_t>> encode(std::string_view text, bool add_special_tokens = true,
+                                           bool parse_special_tokens = false) const;
+  // The text of ids, byte for byte: ids cut inside a character give incomplete UTF-8.
   // kInvalidArgument for an id out of range.
   Result<std::string> decode(const std::vector<std::int32_t>& ids,
                              bool skip_special_tokens = true) const;

@@ -1,0 +1,7 @@
+#include "moba/version.h"
+
+namespace moba {
+
+const char* version() { return MOBA_VERSION; }
+
+}  // namespace moba
