@@ -46,7 +46,8 @@ void refuse_unsupported(Fields& fields) {
     Fields inner(*format, "response_format");
     const std::string type = inner.string("type").value_or("");
     if (type != "text") {
-      refuse("response_format", "response_format " + in_quotes(type) + " is not supported, only text");
+      refuse("response_format",
+             "response_format " + in_quotes(type) + " is not supported, only text");
     }
   }
   for (const char* name :
