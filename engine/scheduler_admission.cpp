@@ -74,9 +74,10 @@ void Scheduler::claim_next_page(Sequence* sequence, const PrefixKey& key) {
   const auto [it, is_new] = readers_.try_emplace(sequence->page_hashes[page], sequence);
   if (is_new) return;
   Sequence* reader = it->second;
-  if (ByRank{}(sequence, reader)) {
+  // One that has been preempted since reads nothing.
+  if (!reader->is_running || ByRank{}(sequence, reader)) {
     it->second = sequence;
-    claim_next_page(reader, usable_key(*reader));
+    if (reader->is_running) claim_next_page(reader, usable_key(*reader));
     return;
   }
   const std::int64_t shared = num_shared_pages(key, *reader) - static_cast<std::int64_t>(page);
@@ -109,7 +110,8 @@ bool Scheduler::defer(Sequence* sequence, const PrefixKey& key, std::int64_t num
   const auto next = static_cast<std::size_t>(num_cached_pages);
   if (next >= key.hashes.size()) return false;
   const auto it = readers_.find(key.hashes[next]);
-  if (it == readers_.end() || ByRank{}(sequence, it->second)) return false;
+  if (it == readers_.end() || !it->second->is_running) return false;
+  if (ByRank{}(sequence, it->second)) return false;
   const std::int64_t shared = num_shared_pages(key, *it->second);
   if ((shared - num_cached_pages) * config_.block_size < min_shared_tokens()) return false;
   deferred_.push_back({sequence, it->second, shared * config_.block_size});
