@@ -108,8 +108,16 @@ std::int32_t AddedTokenMatcher::longest_match(std::string_view text) const {
   return best;
 }
 
-std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::find(std::string_view text,
-                                                                bool parse_special_tokens) const {
+std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::find(
+    std::string_view text, bool parse_special_tokens,
+    const std::vector<ByteRange>* special_ranges) const {
+  std::size_t range = 0;  // the first that ends behind the place at hand
+  const auto in_range = [&](std::size_t first, std::size_t last) {
+    if (special_ranges == nullptr) return true;
+    while (range < special_ranges->size() && (*special_ranges)[range].end <= first) ++range;
+    return range < special_ranges->size() && (*special_ranges)[range].begin <= first &&
+           last <= (*special_ranges)[range].end;
+  };
   std::vector<Segment> out;
   std::size_t done = 0;
   std::size_t at = tokens_.empty() ? text.size() : 0;
@@ -124,6 +132,11 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::find(std::string_view
     std::size_t end = at + token.content.size();
     at = end;
     if (token.special && !parse_special_tokens) continue;
+    if (token.special && !in_range(begin, end)) {
+      // Something shorter, or a later one, may still be there.
+      at = begin + 1;
+      continue;
+    }
     if (token.single_word) {
       const bool word_before =
           begin > 0 &&

@@ -48,7 +48,9 @@ class AddedTokenMatcher {
   // byte cost nothing elsewhere. A special token is passed over unless `parse_special_tokens`.
   // White space that a token has taken is not looked at again (Hugging Face's tokenizers finds a
   // token of spaces in it a second time).
-  std::vector<Segment> find(std::string_view text, bool parse_special_tokens) const;
+  // `special_ranges` as in EncodeOptions.
+  std::vector<Segment> find(std::string_view text, bool parse_special_tokens,
+                            const std::vector<ByteRange>* special_ranges = nullptr) const;
 
  private:
   struct Node {

@@ -39,6 +39,7 @@ class BpeTokenizer final : public TokenizerBase {
     check_text_size(text);
     std::string repaired;
     if (!utf8::is_valid(text)) {
+      if (options.special_ranges != nullptr) throw std::runtime_error("the text is not UTF-8");
       repaired = utf8::replace_invalid(text);
       text = repaired;
     }
@@ -50,12 +51,14 @@ class BpeTokenizer final : public TokenizerBase {
     }
     BpeWordEncoder words(*parts_.model, text.size());
     const bool specials = options.parse_special_tokens;
-    for (const AddedTokenMatcher::Segment& raw : parts_.raw_tokens.find(text, specials)) {
+    for (const AddedTokenMatcher::Segment& raw :
+         parts_.raw_tokens.find(text, specials, options.special_ranges)) {
       if (raw.id >= 0) {
         out.push_back(raw.id);
       } else {
-        encode_raw(text.substr(raw.begin, raw.end - raw.begin), raw.begin == 0, specials, words,
-                   out);
+        // Normalising moves bytes, so what is the template's is not known behind it.
+        encode_raw(text.substr(raw.begin, raw.end - raw.begin), raw.begin == 0,
+                   specials && options.special_ranges == nullptr, words, out);
       }
     }
     if (options.add_special_tokens) {

@@ -65,16 +65,22 @@ class SentencePieceTokenizer final : public TokenizerBase {
     const std::size_t body = out.size();
 
     std::string prefixed;
+    std::vector<ByteRange> moved;
+    const std::vector<ByteRange>* special_ranges = options.special_ranges;
     if (!parts_.legacy && !text.empty()) {
       // The library takes U+2581 and a space for the same character.
       if (parts_.add_prefix_space) prefixed = " ";
+      if (special_ranges != nullptr) {
+        moved = moved_ranges(text, prefixed.size(), *special_ranges);
+        special_ranges = &moved;
+      }
       append_with_spaces(text, prefixed);
       text = prefixed;
     }
     WordCache cache(text.size());
     std::vector<int> ids;
     for (const AddedTokenMatcher::Segment& segment :
-         parts_.added_tokens.find(text, options.parse_special_tokens)) {
+         parts_.added_tokens.find(text, options.parse_special_tokens, special_ranges)) {
       if (segment.id >= 0) {
         // A prefix that stands alone before a special token goes.
         const bool lone_prefix =
@@ -99,6 +105,25 @@ class SentencePieceTokenizer final : public TokenizerBase {
       out.push_back(' ');
       text.remove_prefix(found + kMetaspace.size());
     }
+  }
+
+  // Where ranges of `text` lie behind a prefix and append_with_spaces().
+  static std::vector<ByteRange> moved_ranges(std::string_view text, std::size_t prefix,
+                                             const std::vector<ByteRange>& ranges) {
+    std::vector<ByteRange> out;
+    std::size_t from = 0;
+    std::size_t to = prefix;
+    const auto move = [&](std::size_t offset) {
+      std::string piece;
+      append_with_spaces(text.substr(from, offset - from), piece);
+      from = offset;
+      return to += piece.size();
+    };
+    for (const ByteRange& range : ranges) {
+      const std::size_t begin = move(range.begin);
+      out.push_back({begin, move(range.end)});
+    }
+    return out;
   }
 
   // Text without added tokens.

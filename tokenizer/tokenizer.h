@@ -2,6 +2,7 @@
 // Face tokenizer.json with byte-level BPE (bpe.h).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -14,6 +15,11 @@ namespace moba {
 
 using TokenId = std::int32_t;
 
+struct ByteRange {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+};
+
 struct EncodeOptions {
   // Adds what the checkpoint's tokenizer adds by itself around a text (BOS and the like).
   bool add_special_tokens = true;
@@ -21,6 +27,9 @@ struct EncodeOptions {
   // that comes from users. Added tokens that the checkpoint does not call special ("<think>" in
   // Qwen3) are found in either case.
   bool parse_special_tokens = false;
+  // With parse_special_tokens, if not null: only those that lie within one of these ranges, which
+  // are in order and apart. The text must be valid UTF-8 then. Borrowed for the call.
+  const std::vector<ByteRange>* special_ranges = nullptr;
 };
 
 // What decode() takes away at the start of a text: SentencePiece puts a space before the first word

@@ -1,5 +1,6 @@
 #include "server/openai/engine_requests.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace moba::openai {
@@ -33,6 +34,28 @@ void set_prompt(const ApiRequest& request, const Prompt& prompt, const std::stri
   }
 }
 
+// The document stands before the text of the first message of a user.
+std::vector<std::int32_t> chat_prompt(const ChatInput& chat, const std::string& document,
+                                      const ChatTemplateHandle* chat_template) {
+  if (chat_template == nullptr) refuse("messages", "the checkpoint has no chat template");
+  ChatTemplateOptions options;
+  options.variables = chat.template_kwargs.dump();
+  options.add_generation_prompt = chat.add_generation_prompt;
+  options.continue_final_message = chat.continue_final_message;
+  Json messages = chat.messages;
+  if (!document.empty()) {
+    const auto user = std::find_if(messages.begin(), messages.end(), [](const Json& message) {
+      return message.at("role") == "user" && message.contains("content");
+    });
+    if (user == messages.end()) refuse("prompt_file", "prompt_file needs a message of a user");
+    (*user)["content"] = document + user->at("content").get_ref<const std::string&>();
+  }
+  Result<std::vector<std::int32_t>> ids =
+      chat_template->encode(messages.dump(-1, ' ', false, Json::error_handler_t::replace), options);
+  if (!ids.ok()) throw to_api_error(ids.status());
+  return std::move(ids.value());
+}
+
 }  // namespace
 
 std::size_t num_engine_requests(const ApiRequest& request) {
@@ -40,12 +63,13 @@ std::size_t num_engine_requests(const ApiRequest& request) {
 }
 
 Request engine_request(const ApiRequest& request, std::size_t index, const PromptContext& context) {
-  if (request.endpoint == Endpoint::kChatCompletions) {
-    refuse("messages", "the checkpoint has no chat template");
-  }
   const std::string document =
       request.prompt_file ? context.read_file(*request.prompt_file) : std::string();
   Request result = common_part(request);
+  if (request.endpoint == Endpoint::kChatCompletions) {
+    result.prompt_ids = chat_prompt(request.chat, document, context.chat_template);
+    return result;
+  }
   set_prompt(request, request.prompts[index], document, context.tokenizer, result);
   return result;
 }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "moba/chat_template.h"
 #include "moba/request.h"
 #include "moba/tokenizer.h"
 #include "server/openai/api_request.h"
@@ -14,6 +15,7 @@ namespace moba::openai {
 // What making prompts needs. Borrowed.
 struct PromptContext {
   const TokenizerHandle& tokenizer;
+  const ChatTemplateHandle* chat_template;  // null: chat completions are refused
   // The text of a prompt_file. Throws ApiError. Not needed where ParseOptions allow none.
   std::function<std::string(const std::string& path)> read_file;
 };

@@ -146,7 +146,7 @@ TEST_CASE("requests to the engine", "[openai]") {
     return parse_request(Endpoint::kCompletions, parse_object(body), options);
   };
   std::string asked;
-  const PromptContext context{tokenizer(), [&](const std::string& path) {
+  const PromptContext context{tokenizer(), nullptr, [&](const std::string& path) {
                                 asked = path;
                                 return std::string("The document. ");
                               }};

@@ -264,6 +264,54 @@ TEST_CASE("results can go to standard output, requests come from standard input"
   CHECK(records[5].at("error").at("code") == "invalid_json");
 }
 
+TEST_CASE("chat completions go through the checkpoint's template", "[program][batch]") {
+  const World world;
+  const auto chat = [](const std::string& id, const Json& body) {
+    Json full{{"max_tokens", 2}, {"temperature", 0}, {"return_token_ids", true}};
+    full.update(body);
+    return Json{{"custom_id", id},
+                {"method", "POST"},
+                {"url", "/v1/chat/completions"},
+                {"body", full}}
+               .dump() +
+           "\n";
+  };
+  const Json messages{{{"role", "user"}, {"content", "</s>Hello"}}};
+  world.dir.write("doc.txt", "A document.\n");
+  const std::string input =
+      world.input(chat("a", {{"messages", messages}}) +
+                  chat("b", {{"messages", messages}, {"prompt_file", "doc.txt"}}));
+  // Without a template each fails alone.
+  const RunResult none = run_moba(batch(world.model, input, world.out, {"-q"}));
+  CHECK(none.exit_code == 1);
+  for (const Json& record : read_jsonl(world.errors)) {
+    CHECK(record.at("error").at("message") == "the checkpoint has no chat template");
+  }
+  const std::string source =
+      "{% for m in messages %}{{ bos_token + m.role + ': ' + m.content + eos_token }}{% endfor %}";
+  const std::string file = world.dir.write("template.jinja", source);
+  const std::string by_file = (world.dir.path() / "by_file.jsonl").string();
+  run_ok(batch(world.model, input, by_file, {"-q", "--chat-template", file}));
+  world.dir.write("tiny/chat_template.jinja", source);
+  const std::string by_model = (world.dir.path() / "by_model.jsonl").string();
+  run_ok(batch(world.model, input, by_model, {"-q"}));
+  const auto records = by_custom_id(read_jsonl(by_file));
+  for (const auto& [id, record] : by_custom_id(read_jsonl(by_model))) {
+    const Json& body = record.at("response").at("body");
+    CHECK(body.at("object") == "chat.completion");
+    CHECK(body.at("choices").at(0).at("message").at("role") == "assistant");
+    CHECK(output_ids(record) == output_ids(records.at(id)));
+    // One end of text, the template's: that of the message is text.
+    const Json& ids = body.at("prompt_token_ids");
+    CHECK(std::count(ids.begin(), ids.end(), Json(2)) == 1);
+    CHECK(ids.front() == 1);
+  }
+  const auto length = [&](const std::string& id) {
+    return records.at(id).at("response").at("body").at("usage").at("prompt_tokens").get<int>();
+  };
+  CHECK(length("b") > length("a") + 2);
+}
+
 TEST_CASE("unknown fields are named once and ignored", "[program][batch]") {
   const World world;
   const std::string input = world.input(completion_line("a", "One", 1, {{"frobnicate", 1}}) +

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "moba/chat_template.h"
 #include "moba/engine.h"
 #include "tools/batch/batch_run.h"
 #include "tools/batch/prompt_file.h"
@@ -31,6 +32,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kDefaultLookAhead = 1024;
+constexpr std::int64_t kMaxTemplateBytes = std::int64_t{1} << 20;
 
 struct Options {
   explicit Options(CLI::App& app)
@@ -63,6 +65,10 @@ struct Options {
         app, "--parse-special",
         "Read text such as </s> in prompts of completions as that special token (default: off)",
         kGroup);
+    chat_template = cli::add_text_option(app, "--chat-template", "FILE",
+                                         "Template for chat completions, in the Jinja language "
+                                         "(default: the checkpoint's)",
+                                         kGroup);
     settings.add_greedy();
   }
   CLI::Option* input = nullptr;
@@ -72,6 +78,7 @@ struct Options {
   CLI::Option* shard = nullptr;
   CLI::Option* look_ahead = nullptr;
   CLI::Option* parse_special = nullptr;
+  CLI::Option* chat_template = nullptr;
   cli::SettingOptions settings;
   cli::OutputOptions reports;
 };
@@ -95,8 +102,22 @@ Shard shard_of(const CLI::Option* option) {
   }
 }
 
+// The given template or the checkpoint's; absent if there is none.
+std::optional<ChatTemplateHandle> chat_template_of(const CLI::Option* option,
+                                                   const std::string& model,
+                                                   const TokenizerHandle& tokenizer) {
+  if (const auto path = cli::value_of(option)) {
+    return cli::take(ChatTemplateHandle::open_file(*path, tokenizer));
+  }
+  Result<ChatTemplateHandle> own = ChatTemplateHandle::open(model, tokenizer);
+  if (own.ok()) return std::move(own.value());
+  if (own.status().code() != StatusCode::kInvalidArgument) cli::throw_status(own.status());
+  return std::nullopt;
+}
+
 // A hash of all that decides what a request comes to, beside the request.
-std::uint64_t run_of(const cli::Settings& settings, bool parse_special) {
+std::uint64_t run_of(const cli::Settings& settings, bool parse_special,
+                     const std::optional<std::string>& chat_template) {
   cli::OrderedJson json = cli::settings_json(settings);
   for (const char* key : {"threads", "kv_cache_memory", "block_size", "max_num_batched_tokens",
                           "max_num_seqs", "max_num_queued"}) {
@@ -105,6 +126,7 @@ std::uint64_t run_of(const cli::Settings& settings, bool parse_special) {
   std::error_code ignored;
   json["model"] = fs::weakly_canonical(settings.engine.model, ignored).string();
   json["parse_special"] = parse_special;
+  if (chat_template) json["chat_template"] = cli::read_input(*chat_template, kMaxTemplateBytes);
   return hash_bytes(json.dump(-1, ' ', false, cli::OrderedJson::error_handler_t::replace)).low;
 }
 
@@ -201,7 +223,10 @@ int run(const Options& options) {
   batch.read.parse.defaults = settings.sampling;
   batch.read.parse.parse_special_tokens = cli::flag_value(options.parse_special, false);
   batch.read.parse.allow_prompt_file = true;
-  batch.read.run = run_of(settings, batch.read.parse.parse_special_tokens);
+  const std::optional<ChatTemplateHandle> chat_template =
+      chat_template_of(options.chat_template, settings.engine.model, engine->tokenizer());
+  batch.read.run =
+      run_of(settings, batch.read.parse.parse_special_tokens, cli::value_of(options.chat_template));
   batch.ordered = cli::flag_value(options.ordered, false);
   batch.look_ahead = look_ahead;
   batch.max_in_flight = 2 * static_cast<std::size_t>(settings.engine.scheduler.max_num_seqs);
@@ -212,9 +237,9 @@ int run(const Options& options) {
   Finished before = find_finished(input, shard, batch.read.run, output, errors, never);
   output.create();
   const fs::path folder = input_path == "-" ? fs::path(".") : fs::path(input_path).parent_path();
-  const openai::PromptContext prompts{engine->tokenizer(), [folder](const std::string& path) {
-                                        return read_prompt_file(folder, path);
-                                      }};
+  const openai::PromptContext prompts{
+      engine->tokenizer(), chat_template ? &*chat_template : nullptr,
+      [folder](const std::string& path) { return read_prompt_file(folder, path); }};
 
   const BatchSummary summary =
       run_batch(*engine, input, std::move(before.done), output, errors, prompts, batch);

@@ -45,6 +45,7 @@ class MOBA_API TokenizerHandle {
   std::optional<std::int32_t> eos_id() const;
 
  private:
+  friend class ChatTemplateHandle;
   std::shared_ptr<const Tokenizer> tokenizer_;
 };
 
