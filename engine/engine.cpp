@@ -285,8 +285,8 @@ void Engine::Impl::publish_stats() {
 Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config) {
   try {
     EngineParts parts = set_up_engine(config);
-    auto impl = std::make_unique<Impl>(
-        std::move(parts), config.scheduler.max_num_seqs + config.scheduler.max_num_queued);
+    const int max_num_unfinished = parts.scheduler.max_num_seqs + parts.scheduler.max_num_queued;
+    auto impl = std::make_unique<Impl>(std::move(parts), max_num_unfinished);
     return std::unique_ptr<Engine>(new Engine(std::move(impl)));
   } catch (...) {
     return current_status();

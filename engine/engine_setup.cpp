@@ -10,7 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/host_memory.h"
+#include "device/device_info.h"
+#include "engine/device_setup.h"
 #include "engine/logging.h"
 #include "engine/memory_plan.h"
 #include "engine/model_runner.h"
@@ -28,16 +29,18 @@ constexpr int kMaxBatchedTokens = 1 << 20;
 constexpr int kMaxSeqs = 1 << 16;
 constexpr int kMaxQueued = 1 << 24;
 
-void check_options(const EngineConfig& config) {
+void check_options(const EngineConfig& config, const SchedulerOptions& scheduler) {
   const auto in_range = [](const char* name, int value, int low, int high) {
     MOBA_CHECK(value >= low && value <= high, name, " is ", value, ", not in ", low, " .. ", high);
   };
-  const SchedulerOptions& scheduler = config.scheduler;
   in_range("max_num_batched_tokens", scheduler.max_num_batched_tokens, 1, kMaxBatchedTokens);
   in_range("max_num_seqs", scheduler.max_num_seqs, 1, kMaxSeqs);
   in_range("long_prefill_token_threshold", scheduler.long_prefill_token_threshold, 0,
            kMaxBatchedTokens);
   in_range("max_num_queued", scheduler.max_num_queued, 0, kMaxQueued);
+  const double utilization = config.cache.gpu_memory_utilization;
+  MOBA_CHECK(utilization > 0 && utilization <= 1, "gpu_memory_utilization is ", utilization,
+             ", not in (0, 1]");
   MOBA_CHECK(!config.model.empty(), "no model directory is given");
 }
 
@@ -87,13 +90,12 @@ std::int64_t guess_workspace(const ModelConfig& model, DType dtype, std::int64_t
   const std::int64_t kv_size = std::int64_t{model.num_kv_heads} * model.head_dim;
   const std::int64_t per_token = 2 * model.hidden_size + 2 * (q_size + kv_size);
   return batched_tokens * per_token * static_cast<std::int64_t>(dtype_size(dtype)) +
-         ModelRunner::logits_bytes(model, dtype, batched_tokens) + kWorkspaceGuess;
+         kWorkspaceGuess;
 }
 
 MemoryPlanInput plan_input(const EngineConfig& config, const ModelConfig& model,
                            const KvPoolConfig& pool) {
   MemoryPlanInput input;
-  input.available_bytes = available_host_memory();
   input.page_bytes = kv_page_bytes(pool);
   input.block_size = pool.block_size;
   input.cache_bytes = config.cache.memory_bytes;
@@ -103,7 +105,6 @@ MemoryPlanInput plan_input(const EngineConfig& config, const ModelConfig& model,
     input.default_model_len = std::min(input.default_model_len, *model.sliding_window);
   }
   input.longest_model_len = longest_model_len(model);
-  input.max_num_seqs = config.scheduler.max_num_seqs;
   return input;
 }
 
@@ -121,13 +122,15 @@ std::string describe_layers(const std::vector<int>& topk) {
   return text;
 }
 
-void log_configuration(const EngineConfig& config, const EngineInfo& info) {
+void log_configuration(const SchedulerOptions& scheduler, const EngineInfo& info) {
   const auto logger = engine_logger();
   logger->info(
-      "engine: {} in {}, max_model_len {}, max_num_batched_tokens {}, max_num_seqs {}, {} threads, "
-      "{}",
-      info.architecture, info.dtype, info.max_model_len, config.scheduler.max_num_batched_tokens,
-      config.scheduler.max_num_seqs, info.num_threads, info.cpu_isa);
+      "engine: {} in {} on {}, max_model_len {}, max_num_batched_tokens {}, max_num_seqs {}, {} "
+      "threads, {}",
+      info.architecture, info.dtype,
+      info.device_name.empty() ? info.device : info.device + " (" + info.device_name + ")",
+      info.max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs,
+      info.num_threads, info.cpu_isa);
   logger->info("engine: layers {}; MoBA block {}, page {}, {} pages of KV cache ({}), workspace {}",
                describe_layers(info.layer_topk), info.moba_block_size, info.block_size,
                info.num_pages, format_bytes(info.kv_cache_bytes),
@@ -136,15 +139,20 @@ void log_configuration(const EngineConfig& config, const EngineInfo& info) {
 
 }  // namespace
 
-DType resolve_dtype(ComputeDType asked, const ModelConfig& model) {
+DType resolve_dtype(ComputeDType asked, const ModelConfig& model, Device device) {
   switch (asked) {
     case ComputeDType::kFloat32:
       return DType::kFloat32;
     case ComputeDType::kBFloat16:
       return DType::kBFloat16;
+    case ComputeDType::kFloat16:
+      MOBA_CHECK(device.type == DeviceType::kCuda,
+                 "dtype float16 needs a GPU: on the CPU take float32 or bfloat16");
+      return DType::kFloat16;
     case ComputeDType::kAuto:
       break;
   }
+  if (model.dtype == DType::kFloat16 && device.type == DeviceType::kCuda) return model.dtype;
   return model.dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
 }
 
@@ -164,7 +172,11 @@ EngineParts set_up_engine(const EngineConfig& config) {
   EngineParts parts;
   engine_logger();  // is there from here on, for the floors below too
   const std::filesystem::path dir = config.model;
-  with_code(StatusCode::kInvalidArgument, [&] { check_options(config); });
+  const Device device =
+      with_code(StatusCode::kInvalidArgument, [&] { return choose_device(config.device); });
+  const bool on_cpu = device.type == DeviceType::kCpu;
+  parts.scheduler = scheduler_defaults(config.scheduler, device);
+  with_code(StatusCode::kInvalidArgument, [&] { check_options(config, parts.scheduler); });
 
   // What the files say, and whether it can work, before anything big.
   EngineCoreConfig core;
@@ -172,18 +184,27 @@ EngineParts set_up_engine(const EngineConfig& config) {
   const GenerationConfig generation =
       with_code(StatusCode::kInvalidCheckpoint, [&] { return load_generation_config(dir); });
   core.attention = config.attention;
-  core.scheduler = config.scheduler;
+  core.scheduler = parts.scheduler;
   core.enable_prefix_caching = config.cache.enable_prefix_caching;
   LayerAttention attention;
   with_code(StatusCode::kInvalidArgument, [&] {
     core.geometry = resolve_cache_geometry(core.model, config.attention, config.cache);
     attention = resolve_attention(core.model, core.geometry, config.attention);
   });
-  const DType dtype = resolve_dtype(config.dtype, core.model);
+  const DType dtype = with_code(StatusCode::kInvalidArgument,
+                                [&] { return resolve_dtype(config.dtype, core.model, device); });
   const KvPoolConfig pool = make_pool_config(core.model, core.geometry, dtype);
   MemoryPlanInput input = plan_input(config, core.model, pool);
-  const std::int64_t batched_tokens = config.scheduler.max_num_batched_tokens;
-  input.workspace_bytes = guess_workspace(core.model, dtype, batched_tokens);
+  const std::int64_t batched_tokens = parts.scheduler.max_num_batched_tokens;
+  parts.context = with_code(StatusCode::kInvalidArgument, [&] {
+    return std::make_unique<DeviceContext>(device, config.num_threads);
+  });
+  const double utilization = config.cache.gpu_memory_utilization;
+  input.available_bytes = usable_memory(*parts.context, utilization, 0);
+  input.takes_all = !on_cpu;
+  input.max_num_seqs = parts.scheduler.max_num_seqs;
+  input.workspace_bytes = guess_workspace(core.model, dtype, batched_tokens) +
+                          ModelRunner::workspace_bytes(core.model, pool, parts.scheduler, device);
   input.weight_bytes = with_code(StatusCode::kInvalidCheckpoint, [&] {
     return static_cast<std::int64_t>(Safetensors(dir).num_bytes());
   });
@@ -191,8 +212,6 @@ EngineParts set_up_engine(const EngineConfig& config) {
   parts.tokenizer = open_tokenizer(dir);
   core.eos_token_ids = end_tokens(core.model, generation, *parts.tokenizer);
 
-  parts.context = with_code(StatusCode::kInvalidArgument,
-                            [&] { return std::make_unique<DeviceContext>(config.num_threads); });
   ModelOptions model_options;
   model_options.dtype = dtype;
   model_options.max_model_len = plan.max_model_len;
@@ -211,7 +230,7 @@ EngineParts set_up_engine(const EngineConfig& config) {
   attention_config.softmax_scale = 1.0F / std::sqrt(static_cast<float>(core.model.head_dim));
   attention_config.dtype = dtype;
   attention_config.max_num_batched_tokens = static_cast<int>(batched_tokens);
-  attention_config.max_num_seqs = config.scheduler.max_num_seqs;
+  attention_config.max_num_seqs = parts.scheduler.max_num_seqs;
   attention_config.max_model_len = plan.max_model_len;
   std::unique_ptr<AttentionBackend> backend = with_code(StatusCode::kInvalidArgument, [&] {
     return create_attention_backend(*parts.context, attention_config);
@@ -220,7 +239,21 @@ EngineParts set_up_engine(const EngineConfig& config) {
   // Once more with the numbers as they turned out; the length can only become less.
   input.weight_bytes = model->weight_bytes();
   input.workspace_bytes = model->activation_bytes() + backend->workspace_bytes() +
-                          ModelRunner::logits_bytes(core.model, dtype, batched_tokens);
+                          ModelRunner::workspace_bytes(core.model, pool, parts.scheduler, device);
+  if (!on_cpu) {
+    with_code(StatusCode::kResourceExhausted, [&] {
+      run_profiling_step(
+          *parts.context, *model, *backend, pool, attention_config,
+          *std::max_element(attention.prefill_topk.begin(), attention.prefill_topk.end()));
+    });
+    // What was taken until here is measured; the runner's part comes on top of that.
+    const std::int64_t available = usable_memory(*parts.context, utilization, 0);
+    const std::int64_t taken = input.available_bytes - available;
+    input.workspace_bytes =
+        std::max(input.workspace_bytes,
+                 taken - input.weight_bytes +
+                     ModelRunner::workspace_bytes(core.model, pool, parts.scheduler, device));
+  }
   input.default_model_len = plan.max_model_len;
   plan = plan_memory(input);
   core.num_pages = plan.num_pages;
@@ -240,6 +273,8 @@ EngineParts set_up_engine(const EngineConfig& config) {
   info.kv_cache_bytes = plan.kv_cache_bytes;
   info.kv_bytes_per_token = (input.page_bytes + pool.block_size - 1) / pool.block_size;
   info.workspace_bytes = input.workspace_bytes;
+  info.device = device_name(device);
+  if (!on_cpu) info.device_name = device_info(device).name;
   info.num_threads = parts.context->pool().num_threads();
   info.cpu_isa = cpu::isa_name(parts.context->isa());
   parts.default_sampling = sampling_defaults(generation);
@@ -247,10 +282,9 @@ EngineParts set_up_engine(const EngineConfig& config) {
   auto runner = with_code(StatusCode::kResourceExhausted, [&] {
     auto cache = std::make_unique<KvPool>(parts.context->device(), pool, plan.num_pages);
     return std::make_unique<ModelRunner>(*parts.context, std::move(model), std::move(backend),
-                                         std::move(cache), batched_tokens,
-                                         config.scheduler.max_num_seqs);
+                                         std::move(cache), parts.scheduler, config.decode_graphs);
   });
-  log_configuration(config, info);
+  log_configuration(parts.scheduler, info);
   parts.core = std::make_unique<EngineCore>(std::move(core), parts.tokenizer, std::move(runner));
   return parts;
 }

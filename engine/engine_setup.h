@@ -11,6 +11,7 @@ namespace moba {
 
 struct EngineParts {
   EngineInfo info;
+  SchedulerOptions scheduler;  // with defaults in place of zeros
   SamplingParams default_sampling;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<DeviceContext> context;  // outlives the core
@@ -21,8 +22,8 @@ struct EngineParts {
 // is taken. Logs the effective configuration.
 EngineParts set_up_engine(const EngineConfig& config);
 
-// What "auto" computes in.
-DType resolve_dtype(ComputeDType asked, const ModelConfig& model);
+// What "auto" computes in. Throws Error for what the device does not compute in.
+DType resolve_dtype(ComputeDType asked, const ModelConfig& model, Device device = {});
 
 // Sizes of the KV cache.
 KvPoolConfig make_pool_config(const ModelConfig& model, const CacheGeometry& geometry, DType dtype);

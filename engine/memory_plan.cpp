@@ -79,6 +79,7 @@ MemoryPlan plan_memory(const MemoryPlanInput& in) {
   // Written without a product of two large numbers, which might overflow.
   const std::int64_t budget =
       in.cache_bytes > 0 ? in.cache_bytes
+      : in.takes_all     ? free
                          : static_cast<std::int64_t>(kDefaultShare * static_cast<double>(free));
   require(in.cache_bytes <= free, StatusCode::kResourceExhausted, "kv cache memory of ",
           format_bytes(in.cache_bytes), " does not fit: ", format_bytes(in.available_bytes),
@@ -87,8 +88,9 @@ MemoryPlan plan_memory(const MemoryPlanInput& in) {
   const std::int64_t affordable = std::min(kMaxPages, budget / in.page_bytes);
 
   MemoryPlan plan;
-  plan.num_pages =
-      in.cache_bytes > 0 ? affordable : std::min(std::max(wanted_pages, side_by_side), affordable);
+  plan.num_pages = in.cache_bytes > 0 || in.takes_all
+                       ? affordable
+                       : std::min(std::max(wanted_pages, side_by_side), affordable);
   const std::int64_t capacity = std::min(kMaxLen, plan.num_pages * in.block_size);
   const auto page = format_bytes(in.page_bytes);
   require(plan.num_pages > 0, StatusCode::kResourceExhausted,

@@ -15,10 +15,11 @@ struct MemoryPlanInput {
   std::int64_t page_bytes = 0;       // one page over all layers, centroids included
   int block_size = 0;                // tokens per page
 
-  std::int64_t cache_bytes = 0;    // asked for; 0: what one sequence of max_model_len needs, or
-                                   // max_num_seqs of kTypicalLen if that is more, but at most 80%
-                                   // of what is free beside weights and workspace
-  std::int64_t max_model_len = 0;  // asked for; 0: default_model_len, or what fits if less
+  std::int64_t cache_bytes = 0;  // asked for; 0: what one sequence of max_model_len needs, or
+                                 // max_num_seqs of kTypicalLen if that is more, but at most 80%
+                                 // of what is free beside weights and workspace
+  bool takes_all = false;  // with cache_bytes 0: all that is free (a GPU's memory is for that)
+  std::int64_t max_model_len = 0;      // asked for; 0: default_model_len, or what fits if less
   std::int64_t default_model_len = 0;  // the checkpoint's max_position_embeddings
   std::int64_t longest_model_len = 0;  // what its position embedding can reach
   int max_num_seqs = 1;

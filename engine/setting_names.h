@@ -10,7 +10,9 @@ inline json_values::Names<ComputeDType> dtype_names() {
   return {{"auto", ComputeDType::kAuto},         {"float32", ComputeDType::kFloat32},
           {"bfloat16", ComputeDType::kBFloat16}, {"float", ComputeDType::kFloat32},
           {"fp32", ComputeDType::kFloat32},      {"f32", ComputeDType::kFloat32},
-          {"bf16", ComputeDType::kBFloat16}};
+          {"bf16", ComputeDType::kBFloat16},     {"float16", ComputeDType::kFloat16},
+          {"fp16", ComputeDType::kFloat16},      {"f16", ComputeDType::kFloat16},
+          {"half", ComputeDType::kFloat16}};
 }
 
 inline json_values::Names<AttentionMode> attention_mode_names() {

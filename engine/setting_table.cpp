@@ -44,6 +44,8 @@ constexpr std::array kRows{
                MOBA_WRITE(engine.model)},
     SettingRow{"dtype", "", "", kEngine, MOBA_READ_NAME(engine.dtype, dtype_names),
                MOBA_WRITE_NAME(engine.dtype, dtype_names)},
+    SettingRow{"device", "", "", kEngine, MOBA_READ(engine.device, as_string),
+               MOBA_WRITE(engine.device)},
     SettingRow{"max_model_len", "", "", kEngine, MOBA_READ(engine.max_model_len, as_int64),
                MOBA_WRITE(engine.max_model_len)},
     SettingRow{"threads", "", "num_threads", kEngine, MOBA_READ(engine.num_threads, as_int),
@@ -67,6 +69,11 @@ constexpr std::array kRows{
     SettingRow{"kv_cache_memory", "cache", "memory_bytes", kEngine,
                MOBA_READ(engine.cache.memory_bytes, as_size),
                MOBA_WRITE(engine.cache.memory_bytes)},
+    SettingRow{"gpu_memory_utilization", "cache", "", kEngine,
+               MOBA_READ(engine.cache.gpu_memory_utilization, as_float),
+               [](const SettingTargets& t) {
+                 return float_json(static_cast<float>(t.engine.cache.gpu_memory_utilization));
+               }},
     SettingRow{"block_size", "cache", "", kEngine, MOBA_READ(engine.cache.block_size, as_int),
                MOBA_WRITE(engine.cache.block_size)},
     SettingRow{"enable_prefix_caching", "cache", "", kEngine,

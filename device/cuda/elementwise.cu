@@ -34,6 +34,7 @@ template <typename From, typename To>
 __global__ void pick_rows_kernel(const From* x, std::int64_t num_rows, std::int64_t x_stride,
                                  const std::int32_t* index, To* out, std::int64_t count,
                                  std::int64_t n) {
+  start_successors();
   wait_for_predecessors();
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n) return;
@@ -49,6 +50,7 @@ __global__ void pick_rows_kernel(const From* x, std::int64_t num_rows, std::int6
 __global__ void pick_pieces_kernel(const uint4* x, std::int64_t num_rows, std::int64_t x_stride,
                                    const std::int32_t* index, uint4* out, std::int64_t count,
                                    std::int64_t n) {
+  start_successors();
   wait_for_predecessors();
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n) return;
@@ -91,6 +93,7 @@ template <typename T>
 __global__ void silu_mul_kernel(const T* gate, const T* up, T* out, std::int64_t gate_stride,
                                 std::int64_t up_stride, std::int64_t out_stride, std::int64_t rows,
                                 std::int64_t n) {
+  start_successors();
   wait_for_predecessors();
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n) return;
@@ -106,6 +109,7 @@ __global__ void silu_mul_pieces_kernel(const T* gate, const T* up, T* out, std::
                                        std::int64_t up_stride, std::int64_t out_stride,
                                        std::int64_t rows, std::int64_t n) {
   using V = Vec<T>;
+  start_successors();
   wait_for_predecessors();
   const std::int64_t i = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * V::kElements;
   if (i >= n) return;
@@ -123,6 +127,7 @@ __global__ void silu_mul_pieces_kernel(const T* gate, const T* up, T* out, std::
 template <typename Bias, typename Out>
 __global__ void put_bias_kernel(const Bias* bias, Out* out, std::int64_t out_stride,
                                 std::int64_t rows, std::int64_t n, bool accumulate) {
+  start_successors();
   wait_for_predecessors();
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n) return;

@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(kWarps * 32, 3) gemv_mma_kernel(GemvArgs<T, Ou
   const int term = lane % 4 * 8;  // its first term in a step
   const int n0 = static_cast<int>(blockIdx.x) * kTileRows;
 
+  start_successors();
   // Past the end of the weights the last row is read again; what it gives is not written.
   const T* const row0 =
       args.weight + std::int64_t{min(n0 + group, args.n - 1)} * args.weight_stride + term;
@@ -132,7 +133,6 @@ __global__ void __launch_bounds__(kWarps * 32, 3) gemv_mma_kernel(GemvArgs<T, Ou
     k += kWarps * kPiece;
     if (k < args.k) load_weights(k);
   }
-  start_successors();
 
   const int column = lane % 4 * 2;
   partial[warp][group][column] = sum[0];
@@ -156,6 +156,7 @@ __global__ void gemv_plain_kernel(GemvArgs<T, Out> args) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int n = static_cast<int>(blockIdx.x) * kWarps + warp;
+  start_successors();
   wait_for_predecessors();
   if (n >= args.n) return;
   const T* const weight = args.weight + n * args.weight_stride;

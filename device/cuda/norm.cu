@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(NormArgs<T, W> args) 
   const std::int64_t row = blockIdx.x;
   const int first = static_cast<int>(threadIdx.x) * V::kElements;
   const int step = static_cast<int>(blockDim.x) * V::kElements;
+  start_successors();
   wait_for_predecessors();
   V pieces[kPieces];
   float squares = 0;
@@ -60,7 +61,6 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(NormArgs<T, W> args) 
   }
   const float mean = block_sum(squares, scratch) / static_cast<float>(args.n);
   const float scale = 1.0F / sqrtf(mean + args.eps);
-  start_successors();
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) {
     const int i = first + p * step;
@@ -82,6 +82,7 @@ __global__ void __launch_bounds__(kMaxThreads) norm_plain_kernel(NormArgs<T, W> 
   const T* const x = args.x + row * args.x_stride;
   T* const residual = args.residual + row * args.residual_stride;
   T* const out = args.out + row * args.out_stride;
+  start_successors();
   wait_for_predecessors();
   float squares = 0;
   for (int i = static_cast<int>(threadIdx.x); i < args.n; i += static_cast<int>(blockDim.x)) {

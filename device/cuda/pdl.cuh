@@ -13,8 +13,10 @@ __device__ inline void wait_for_predecessors() {
 #endif
 }
 
-// The kernel behind may start as far as there is room: when all blocks of this one have come here.
-// It still waits for this one's end before it reads anything.
+// The kernel behind may start as far as there is room, when all blocks of this one have come here.
+// It still waits for this one's end before it touches anything, so this may stand at the beginning:
+// then a chain of small kernels is in place, with what they read from constant memory under way,
+// before the one ahead of them has ended.
 __device__ inline void start_successors() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");

@@ -16,6 +16,7 @@ constexpr int kThreads = 256;
 __global__ void rope_cos_sin_kernel(const std::int32_t* positions, const float* inv_freq,
                                     float scaling, float* cos_sin, std::int64_t count,
                                     std::int64_t half) {
+  start_successors();
   wait_for_predecessors();
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= count * half) return;
@@ -32,6 +33,7 @@ template <typename T>
 __global__ void rope_kernel(const std::int32_t* positions, const float* cos_sin,
                             std::int64_t num_rows, T* x, std::int64_t num_tokens,
                             std::int64_t heads, std::int64_t half, std::int64_t x_stride) {
+  start_successors();
   wait_for_predecessors();
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= num_tokens * heads * half) return;

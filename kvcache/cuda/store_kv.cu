@@ -190,6 +190,7 @@ __device__ void write_centroid(const CacheArgs<T>& cache, const std::int32_t* pa
 template <typename T>
 __global__ void __launch_bounds__(kThreads) centroid_kernel(CacheArgs<T> cache) {
   __shared__ uint4 tile[kTileBytes / sizeof(uint4)];
+  start_successors();
   wait_for_predecessors();
   const std::int32_t* const pages =
       cache.completed + std::int64_t{blockIdx.x} * cache.pages_per_block;
@@ -202,6 +203,7 @@ __global__ void __launch_bounds__(kThreads) centroid_kernel(CacheArgs<T> cache) 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     store_kernel(CacheArgs<T> cache, const T* k, const T* v) {
+  start_successors();
   wait_for_predecessors();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int64_t unit = std::int64_t{blockIdx.x} * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -235,6 +237,7 @@ __global__ void __launch_bounds__(kThreads)
     rope_and_store_kernel(CacheArgs<T> cache, HeadArgs<T> heads, int blocks_per_token) {
   __shared__ uint4 tile[kDecode ? kTileBytes / sizeof(uint4) : 1];
   __shared__ uint4 last_key[kDecode ? kMaxHeadDim * sizeof(T) / sizeof(uint4) : 1];
+  start_successors();
   wait_for_predecessors();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -22,6 +22,7 @@ EngineConfig embedded_config() {
   engine_logger()->set_level(spdlog::level::warn);
   EngineConfig config;
   config.model = kModelDir;
+  config.device = "cpu";
   config.dtype = ComputeDType::kFloat32;
   config.max_model_len = 4096;
   return config;
@@ -453,9 +454,9 @@ TEST_CASE("configurations that cannot work are refused", "[engine]") {
   CHECK_THAT(refused([](auto& c) { c.attention.moba_topk = -1; }, argument), Contains("moba_topk"));
   CHECK_THAT(refused([](auto& c) { c.attention.full_attention_layers = "last:11"; }, argument),
              Contains("last:11"));
-  CHECK_THAT(refused([](auto& c) { c.scheduler.max_num_seqs = 0; }, argument),
+  CHECK_THAT(refused([](auto& c) { c.scheduler.max_num_seqs = -1; }, argument),
              Contains("max_num_seqs"));
-  CHECK_THAT(refused([](auto& c) { c.scheduler.max_num_batched_tokens = 0; }, argument),
+  CHECK_THAT(refused([](auto& c) { c.scheduler.max_num_batched_tokens = -1; }, argument),
              Contains("max_num_batched_tokens"));
   CHECK_THAT(refused([](auto& c) { c.num_threads = -1; }, argument), Contains("threads"));
 }

@@ -13,12 +13,13 @@
 #include "kvcache/block_allocator.h"
 #include "kvcache/kv_pool.h"
 #include "model/causal_lm.h"
+#include "tests/model/test_device.h"
 
 namespace moba::test {
 
 struct HarnessOptions {
   DType dtype = DType::kFloat32;
-  Device device;
+  Device device = test_device();
   int num_threads = 2;
   int block_size = 16;             // tokens per page
   std::int64_t max_model_len = 0;  // 0: enough for `capacity`

@@ -34,8 +34,12 @@ const std::array kSettings{
             "Hugging Face checkpoint: a directory with config.json, *.safetensors and a tokenizer",
             Scope::kModel, kModelGroup, Kind::kString},
     Setting{"dtype", "--dtype", "TYPE",
-            "Type of activations and KV cache: auto, float32 or bfloat16 (default: auto, which is "
-            "bfloat16 for bfloat16 checkpoints, else float32)",
+            "Type of activations and KV cache: auto, float32, bfloat16 or, on a GPU, float16 "
+            "(default: auto, which is the checkpoint's where the device has it, else float32)",
+            Scope::kEngine, kModelGroup, Kind::kString},
+    Setting{"device", "--device", "DEVICE",
+            "Where to compute: cpu, cuda or cuda:N, or auto, the first GPU if there is one, else "
+            "the CPU (default: auto)",
             Scope::kEngine, kModelGroup, Kind::kString},
     Setting{"max_model_len", "-c,--max-model-len,--ctx-size", "N",
             "Longest sequence, prompt and output together (default: 0, the checkpoint's maximum or "
@@ -62,20 +66,25 @@ const std::array kSettings{
             Scope::kAttention, kAttentionGroup, Kind::kString},
 
     Setting{"kv_cache_memory", "--kv-cache-memory", "SIZE",
-            "Memory for the KV cache, for example 512M or 1.5GiB (default: 0, what one sequence of "
-            "the longest length needs or all sequences with 4096 tokens each, at most 80% of the "
-            "free memory)",
+            "Memory for the KV cache, for example 512M or 1.5GiB (default: 0, on a GPU all that "
+            "--gpu-memory-utilization leaves, on the CPU what one sequence of the longest length "
+            "needs or all sequences with 4096 tokens each, at most 80% of the free memory)",
             Scope::kEngine, kMemoryGroup, Kind::kSize},
+    Setting{"gpu_memory_utilization", "--gpu-memory-utilization", "X",
+            "Part of a GPU's memory that may be used in all (default: 0.9)", Scope::kEngine,
+            kMemoryGroup, Kind::kNumber},
     Setting{"block_size", "--block-size", "N",
             "Tokens per page of the KV cache (default: 0, the largest power of two up to 64 that "
             "divides the MoBA block size)",
             Scope::kEngine, kMemoryGroup, Kind::kInteger},
     Setting{"max_num_batched_tokens", "-b,--max-num-batched-tokens,--batch-size", "N",
-            "Tokens of one step, which is the length of a prefill chunk (default: 2048)",
+            "Tokens of one step, which is the length of a prefill chunk (default: 0, which is 2048 "
+            "on the CPU and 8192 on a GPU)",
             Scope::kEngine, kMemoryGroup, Kind::kInteger},
     Setting{"max_num_seqs", "--max-num-seqs", "N",
-            "Sequences that are computed together (default: 16)", Scope::kServing, kMemoryGroup,
-            Kind::kInteger},
+            "Sequences that are computed together (default: 0, which is 16 on the CPU and 256 on a "
+            "GPU)",
+            Scope::kServing, kMemoryGroup, Kind::kInteger},
     Setting{"threads", "-t,--threads", "N",
             "Threads to compute with (default: 0, one per processor)", Scope::kEngine, kMemoryGroup,
             Kind::kInteger},

@@ -19,9 +19,10 @@ enum class DecodeAttention {
 };
 
 enum class ComputeDType {
-  kAuto,  // bfloat16 for bfloat16 checkpoints, else float32
+  kAuto,  // bfloat16 for bfloat16 checkpoints, float16 for float16 ones on a GPU, else float32
   kFloat32,
   kBFloat16,
+  kFloat16,  // on a GPU only
 };
 
 struct AttentionOptions {
@@ -38,10 +39,12 @@ struct AttentionOptions {
 };
 
 struct CacheOptions {
-  // Bytes for keys, values and centroids. 0: what one sequence of max_model_len needs, or
-  // max_num_seqs sequences of 4096 tokens if that is more, but at most 80% of the memory that is
-  // free once the weights are counted.
+  // Bytes for keys, values and centroids. 0: on a GPU all that gpu_memory_utilization leaves; on
+  // the CPU what one sequence of max_model_len needs, or max_num_seqs sequences of 4096 tokens if
+  // that is more, but at most 80% of the memory that is free once the weights are counted.
   std::int64_t memory_bytes = 0;
+  // On a GPU, the part of its memory that the engine may use in all.
+  double gpu_memory_utilization = 0.9;
   // Tokens per page. 0: 64, or the largest power of two up to 64 that divides the MoBA block size.
   int block_size = 0;
   // Keeps computed pages for requests that begin with the same tokens, until their memory is
@@ -50,10 +53,11 @@ struct CacheOptions {
 };
 
 struct SchedulerOptions {
-  // Tokens of one step over all sequences: the length of a prefill chunk.
-  int max_num_batched_tokens = 2048;
-  // Sequences in one step.
-  int max_num_seqs = 16;
+  // Tokens of one step over all sequences: the length of a prefill chunk. 0: 2048 on the CPU, 8192
+  // on a GPU.
+  int max_num_batched_tokens = 0;
+  // Sequences in one step. 0: 16 on the CPU, 256 on a GPU.
+  int max_num_seqs = 0;
   // While some request generates, a prompt takes at most that many tokens of each step, so that the
   // others' tokens keep coming; 0: as many as there are.
   int long_prefill_token_threshold = 512;
@@ -62,13 +66,19 @@ struct SchedulerOptions {
 };
 
 struct EngineConfig {
-  std::string model;                         // a Hugging Face checkpoint directory
+  std::string model;  // a Hugging Face checkpoint directory
+  // "cpu"; "cuda" or "cuda:N", a GPU; "auto": the first GPU if build and machine have one, else the
+  // CPU.
+  std::string device = "auto";
   ComputeDType dtype = ComputeDType::kAuto;  // of activations and the cache; weights stay as the
                                              // file has them where that is exact
   // Longest sequence, prompt and output together. 0: the checkpoint's max_position_embeddings, or
   // what the cache holds if less.
   std::int64_t max_model_len = 0;
   int num_threads = 0;  // 0: one per processor
+  // On a GPU, steps that generate one token for each sequence run as recorded graphs: the same
+  // results, with less work for the host.
+  bool decode_graphs = true;
   AttentionOptions attention;
   CacheOptions cache;
   SchedulerOptions scheduler;

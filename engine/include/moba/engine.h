@@ -21,7 +21,9 @@ namespace moba {
 // What the engine decided from configuration, checkpoint and machine.
 struct EngineInfo {
   std::string architecture;
-  std::string dtype;  // of activations and cache: "float32" or "bfloat16"
+  std::string dtype;        // of activations and cache: "float32", "bfloat16" or "float16"
+  std::string device;       // "cpu", "cuda:0"
+  std::string device_name;  // "NVIDIA H100 80GB HBM3"; empty on the CPU
   int num_layers = 0;
   std::vector<int> layer_topk;  // [num_layers]: MoBA blocks per query, 0: full attention
   int moba_block_size = 0;

@@ -1,0 +1,3 @@
+#include "tests/model/test_device.h"
+
+moba::Device moba::test::test_device() { return {DeviceType::kCuda, 0}; }
