@@ -96,8 +96,7 @@ class World : public StepRunner {
     runner_ = std::make_unique<ModelRunner>(
         context_,
         std::make_unique<RecordingModel>(load_causal_lm(context_, dir, config.model, model), rows_),
-        create_attention_backend(context_, attention), std::move(cache), options.budget,
-        options.max_seqs);
+        create_attention_backend(context_, attention), std::move(cache), config.scheduler);
     core_ = std::make_unique<EngineCore>(config, std::make_shared<ByteTokenizer>(),
                                          std::make_unique<Forward>(*this));
   }
