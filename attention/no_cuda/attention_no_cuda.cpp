@@ -3,8 +3,9 @@
 
 namespace moba {
 
-std::unique_ptr<AttentionBackend> create_cuda_attention_backend(DeviceContext& /*context*/,
-                                                                const AttentionConfig& /*config*/) {
+std::unique_ptr<AttentionBackend> create_cuda_attention_backend(
+    DeviceContext& /*context*/, const AttentionConfig& /*config*/,
+    const cuda::CudaAttentionOptions& /*options*/) {
   cuda::refuse("attention");
 }
 
