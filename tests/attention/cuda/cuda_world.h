@@ -47,6 +47,7 @@ std::vector<To> converted(const From* from, std::size_t count) {
   return to;
 }
 
+// Writes are on the device when they return: the backend's stream does not wait for others.
 class DeviceBytes {
  public:
   explicit DeviceBytes(std::size_t bytes) : bytes_(bytes) {
@@ -59,11 +60,15 @@ class DeviceBytes {
   void* data() const { return data_; }
   void upload(const void* from, std::size_t bytes) {
     MOBA_CUDA_CHECK(cudaMemcpy(data_, from, bytes, cudaMemcpyHostToDevice));
+    MOBA_CUDA_CHECK(cudaDeviceSynchronize());
   }
   void download(void* to, std::size_t bytes) const {
     MOBA_CUDA_CHECK(cudaMemcpy(to, data_, bytes, cudaMemcpyDeviceToHost));
   }
-  void poison() { MOBA_CUDA_CHECK(cudaMemset(data_, 0xff, bytes_)); }
+  void poison() {
+    MOBA_CUDA_CHECK(cudaMemset(data_, 0xff, bytes_));
+    MOBA_CUDA_CHECK(cudaDeviceSynchronize());
+  }
 
  private:
   void* data_ = nullptr;
