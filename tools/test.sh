@@ -5,7 +5,7 @@
 #
 #   --no-setup   install nothing
 #   --asan       also build with AddressSanitizer and UndefinedBehaviorSanitizer and test that, without the
-#                tests tagged [long] and [program], and with fewer random steps and shapes
+#                programs and the tests tagged [long], and with fewer random steps and shapes
 # Whatever else is given goes to ctest: `tools/test.sh -R attention` runs what matches.
 set -eu
 cd "$(dirname "$0")/.."
@@ -35,9 +35,10 @@ tools/format.sh --check
 build_and_test() {
   preset=$1
   shift
-  bench=ON
-  if [ "$preset" = asan ]; then bench=OFF; fi
-  cmake --preset "$preset" -DMOBA_BUILD_TESTS=ON -DMOBA_BUILD_BENCH=$bench --log-level=WARNING
+  programs=ON
+  if [ "$preset" = asan ]; then programs=OFF; fi
+  cmake --preset "$preset" -DMOBA_BUILD_TESTS=ON -DMOBA_BUILD_TOOLS=$programs -DMOBA_BUILD_BENCH=$programs \
+    --log-level=WARNING
   cmake --build --preset "$preset"
   ctest --preset "$preset" --no-tests=error "$@"
 }

@@ -112,7 +112,7 @@ TEST_CASE("embedded model: golden outputs in float32", "[long]") {
   }
 }
 
-TEST_CASE("embedded model: chunks, pages and threads do not change a bit") {
+TEST_CASE("embedded model: chunks, pages and threads do not change a bit", "[long]") {
   const nlohmann::json golden = moba::load_json_object(kModel / "golden.json");
   const auto ids = golden["prompts"].back().at("ids").get<std::vector<std::int32_t>>();
   const std::vector<std::int32_t> prompt(ids.begin(), ids.begin() + 1100);
@@ -141,7 +141,7 @@ TEST_CASE("embedded model: chunks, pages and threads do not change a bit") {
 
 // bfloat16 rounds every activation to 8 bits, which on this model moves the mean NLL of the golden
 // prompts in the third decimal.
-TEST_CASE("embedded model: bfloat16 stays near float32") {
+TEST_CASE("embedded model: bfloat16 stays near float32", "[long]") {
   const nlohmann::json golden = moba::load_json_object(kModel / "golden.json");
   HarnessOptions options;
   options.dtype = DType::kBFloat16;
