@@ -70,10 +70,8 @@ constexpr std::array kRows{
                MOBA_READ(engine.cache.memory_bytes, as_size),
                MOBA_WRITE(engine.cache.memory_bytes)},
     SettingRow{"gpu_memory_utilization", "cache", "", kEngine,
-               MOBA_READ(engine.cache.gpu_memory_utilization, as_float),
-               [](const SettingTargets& t) {
-                 return float_json(static_cast<float>(t.engine.cache.gpu_memory_utilization));
-               }},
+               MOBA_READ(engine.cache.gpu_memory_utilization, as_double),
+               MOBA_WRITE(engine.cache.gpu_memory_utilization)},
     SettingRow{"block_size", "cache", "", kEngine, MOBA_READ(engine.cache.block_size, as_int),
                MOBA_WRITE(engine.cache.block_size)},
     SettingRow{"enable_prefix_caching", "cache", "", kEngine,

@@ -79,6 +79,8 @@ moba_status moba_engine_info(const moba_engine* engine, moba_info* info) {
     moba_info to = moba_info_init();
     to.architecture = from.architecture.c_str();
     to.dtype = from.dtype.c_str();
+    to.device = from.device.c_str();
+    to.device_name = from.device_name.c_str();
     to.cpu_isa = from.cpu_isa.c_str();
     to.num_threads = from.num_threads;
     to.num_layers = from.num_layers;

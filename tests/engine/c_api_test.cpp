@@ -216,6 +216,8 @@ TEST_CASE("the fields of C are the fields of C++", "[c_api]") {
   const EngineInfo& expected = same->info();
   CHECK(info.architecture == expected.architecture);
   CHECK(info.dtype == expected.dtype);
+  CHECK(info.device == expected.device);
+  CHECK(info.device_name == expected.device_name);
   CHECK(info.cpu_isa == expected.cpu_isa);
   CHECK(info.num_threads == expected.num_threads);
   CHECK(std::vector<int>(info.layer_topk, info.layer_topk + info.num_layers) ==

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "moba/export.h"
 #include "moba/status.h"
 #include "moba/tokenizer.h"
 
@@ -26,7 +27,7 @@ struct ChatTemplateOptions {
 // A handle to a template in the Jinja language, as Hugging Face's transformers runs it; copies
 // share it. Every method is safe to call from several threads at once. What a template may compute
 // is bounded.
-class ChatTemplateHandle {
+class MOBA_API ChatTemplateHandle {
  public:
   // The template of a checkpoint directory (chat_template.jinja, or chat_template in
   // tokenizer_config.json). kInvalidArgument if it has none, kInvalidCheckpoint if it cannot be

@@ -142,6 +142,8 @@ typedef struct moba_info {
   size_t struct_size;
   const char* architecture; /* texts and arrays live as long as the engine */
   const char* dtype;        /* of activations and cache */
+  const char* device;       /* "cpu", "cuda:0" */
+  const char* device_name;  /* of a GPU, else "" */
   const char* cpu_isa;
   int32_t num_threads;
   int32_t num_layers;

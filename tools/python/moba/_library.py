@@ -32,6 +32,8 @@ class Info(Structure):
         ("struct_size", c_size_t),
         ("architecture", c_char_p),
         ("dtype", c_char_p),
+        ("device", c_char_p),
+        ("device_name", c_char_p),
         ("cpu_isa", c_char_p),
         ("num_threads", c_int32),
         ("num_layers", c_int32),
