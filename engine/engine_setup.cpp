@@ -268,6 +268,8 @@ EngineParts set_up_engine(const EngineConfig& config) {
   info.block_size = core.geometry.block_size;
   info.vocab_size = core.model.vocab_size;
   info.max_model_len = plan.max_model_len;
+  info.max_num_batched_tokens = parts.scheduler.max_num_batched_tokens;
+  info.max_num_seqs = parts.scheduler.max_num_seqs;
   info.num_pages = plan.num_pages;
   info.weight_bytes = input.weight_bytes;
   info.kv_cache_bytes = plan.kv_cache_bytes;

@@ -114,7 +114,7 @@ TEST_CASE("engine settings that cannot be", "[program]") {
                          "10");
   check_generate_refused({"-p", "a", "--full-attention-layers", "some"}, 1, "some");
   check_generate_refused({"-p", "a", "--threads", "-1"}, 1, "threads");
-  check_generate_refused({"-p", "a", "-b", "0"}, 1, "max_num_batched_tokens");
+  check_generate_refused({"-p", "a", "-b", "-2"}, 1, "max_num_batched_tokens");
   check_generate_refused({"-p", "a", "--max-model-len", "-1"}, 1, "max_model_len");
   check_generate_refused({"-p", "a", "--kv-cache-memory", "1"}, 1, "KV cache");
   check_generate_refused({"-p", "a", "--kv-cache-memory", "900T"}, 1, "memory");

@@ -204,8 +204,8 @@ TEST_CASE("batch command lines that are not understood", "[program][batch]") {
   check_refused(batch(world.model, world.input, "-", {"--json"}), 2, "standard output");
   RunOptions pipe;
   pipe.input = read_file(world.input);
-  check_refused(batch(world.model, world.input, world.out, {"--max-num-seqs", "0"}), 1,
-                "max_num_seqs is 0");
+  check_refused(batch(world.model, world.input, world.out, {"--max-num-seqs", "-2"}), 1,
+                "max_num_seqs is -2");
   CHECK_FALSE(fs::exists(world.out));
 }
 

@@ -38,9 +38,10 @@ std::string refusal(const std::string& json) {
 }
 
 constexpr const char* kEverything = R"({
-  "model": "m", "dtype": "bfloat16", "max_model_len": 4096, "attention": "moba",
+  "model": "m", "dtype": "bfloat16", "device": "cuda:1", "max_model_len": 4096, "attention": "moba",
   "moba_block_size": 128, "moba_topk": 4, "full_attention_layers": "last:2",
   "decode_attention": "full", "kv_cache_memory": "1.5GiB", "block_size": 32,
+  "gpu_memory_utilization": 0.5,
   "enable_prefix_caching": false, "max_num_batched_tokens": 512, "max_num_seqs": 2,
   "long_prefill_token_threshold": 99, "max_num_queued": 5,
   "threads": 3,
@@ -57,12 +58,14 @@ void check_everything(const Settings& s) {
   CHECK(s.engine.max_model_len == 4096);
   CHECK(s.engine.num_threads == 3);
   CHECK(s.engine.attention.mode == AttentionMode::kMoba);
+  CHECK(s.engine.device == "cuda:1");
   CHECK(s.engine.attention.moba_block_size == 128);
   CHECK(s.engine.attention.moba_topk == 4);
   CHECK(s.engine.attention.full_attention_layers == "last:2");
   CHECK(s.engine.attention.decode == DecodeAttention::kFull);
   CHECK(s.engine.cache.memory_bytes == 3LL << 29);
   CHECK(s.engine.cache.block_size == 32);
+  CHECK(s.engine.cache.gpu_memory_utilization == 0.5);
   CHECK_FALSE(s.engine.cache.enable_prefix_caching);
   CHECK(s.engine.scheduler.max_num_batched_tokens == 512);
   CHECK(s.engine.scheduler.long_prefill_token_threshold == 99);
@@ -155,7 +158,7 @@ TEST_CASE("files that are wrong are refused by key") {
   CHECK(refusal(R"({"attention": "sparse"})") ==
         "attention: expected one of auto, full, moba, got \"sparse\"");
   CHECK(refusal(R"({"dtype": null})") ==
-        "dtype: expected one of auto, float32, bfloat16, got null");
+        "dtype: expected one of auto, float32, bfloat16, float16, got null");
   CHECK(refusal(R"({"kv_cache_memory": "-1"})").rfind("kv_cache_memory: expected a size", 0) == 0);
   CHECK(refusal(R"({"kv_cache_memory": -1})").rfind("kv_cache_memory: expected a size", 0) == 0);
   CHECK(refusal(R"({"sampling": {"logit_bias": {"x": 1}}})").rfind("sampling.logit_bias: ", 0) ==

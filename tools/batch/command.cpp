@@ -229,7 +229,7 @@ int run(const Options& options) {
       run_of(settings, batch.read.parse.parse_special_tokens, cli::value_of(options.chat_template));
   batch.ordered = cli::flag_value(options.ordered, false);
   batch.look_ahead = look_ahead;
-  batch.max_in_flight = 2 * static_cast<std::size_t>(settings.engine.scheduler.max_num_seqs);
+  batch.max_in_flight = 2 * static_cast<std::size_t>(engine->info().max_num_seqs);
   batch.model_name = name_of_model(settings.engine.model);
   batch.show_progress = options.reports.verbosity() != cli::Verbosity::kQuiet;
 

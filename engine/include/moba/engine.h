@@ -30,6 +30,8 @@ struct EngineInfo {
   int block_size = 0;
   std::int64_t vocab_size = 0;
   std::int64_t max_model_len = 0;
+  int max_num_batched_tokens = 0;  // as SchedulerOptions, with the device's defaults in place of 0
+  int max_num_seqs = 0;
   std::int64_t num_pages = 0;
   std::int64_t weight_bytes = 0;
   std::int64_t kv_cache_bytes = 0;
