@@ -1,10 +1,12 @@
-// What an operation needs to run: where, and with which resources.
+// What an operation needs to run: where, with which resources, and with which other ranks.
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "device/buffer.h"
 #include "device/check.h"
+#include "device/collectives.h"
 #include "device/cpu/cpu_features.h"
 #include "device/thread_pool.h"
 #include "device/workspace.h"
@@ -47,6 +49,20 @@ class DeviceContext {
   ThreadPool& pool() { return pool_; }
   Workspace& workspace() { return workspace_; }
 
+  // This rank's end of its group: for memory of the device, and for memory of the host (the same
+  // one on the CPU). A group of one unless set.
+  Communicator& communicator() { return communicator_ ? *communicator_ : *host_communicator_; }
+  const Communicator& communicator() const {
+    return communicator_ ? *communicator_ : *host_communicator_;
+  }
+  Communicator& host_communicator() { return *host_communicator_; }
+  // `host` is of the same group as `on_device`, which is null on the CPU.
+  void set_communicators(std::unique_ptr<Communicator> on_device,
+                         std::unique_ptr<Communicator> host) {
+    communicator_ = std::move(on_device);
+    host_communicator_ = std::move(host);
+  }
+
   // Of a CUDA device; null on the CPU.
   cuda::Context* cuda() const { return backend_.get(); }
   // A thread that starts to issue operations calls this first. Cheap.
@@ -64,6 +80,8 @@ class DeviceContext {
   ThreadPool pool_;
   Workspace workspace_;
   std::unique_ptr<cuda::Context, cuda::ContextDeleter> backend_;  // null on the CPU
+  std::unique_ptr<Communicator> host_communicator_ = make_single_communicator();
+  std::unique_ptr<Communicator> communicator_;  // null: the host's
 };
 
 }  // namespace moba

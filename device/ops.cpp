@@ -75,19 +75,36 @@ void check_norm(const DeviceContext& context, const char* op, const TensorView& 
   check_like(context, op, "out", out, x, x.shape());
 }
 
-}  // namespace
-
-void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
-               const TensorView& out) {
+void check_embedding(const DeviceContext& context, const TensorView& table, const TensorView& ids,
+                     const TensorView& out) {
   check_weight(context, "embedding", "table", table, 2);
   check_indices(context, "embedding", "ids", ids);
   check_activation(context, "embedding", "out", out, 2);
   const Shape shape{ids.dim(0), table.dim(1)};
   MOBA_CHECK(out.shape() == shape, "embedding: out of shape ", out.shape().to_string(),
              " where it must be ", shape.to_string());
+}
+
+}  // namespace
+
+void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
+               const TensorView& out) {
+  check_embedding(context, table, ids, out);
   if (on_cuda(context)) return cuda::embedding(context, table, ids, out);
   check_range("embedding", "id", ids, table.dim(0));
   cpu::embedding(context, table, ids, out);
+}
+
+void embedding_slice(DeviceContext& context, const TensorView& table, std::int64_t first_id,
+                     std::int64_t vocab_size, const TensorView& ids, const TensorView& out) {
+  check_embedding(context, table, ids, out);
+  MOBA_CHECK(first_id >= 0 && first_id + table.dim(0) <= vocab_size, "embedding: rows ", first_id,
+             " .. ", first_id + table.dim(0) - 1, " of a vocabulary of ", vocab_size);
+  if (on_cuda(context)) {
+    return cuda::embedding_slice(context, table, first_id, vocab_size, ids, out);
+  }
+  check_range("embedding", "id", ids, vocab_size);
+  cpu::embedding_slice(context, table, first_id, vocab_size, ids, out);
 }
 
 void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& weight, float eps,

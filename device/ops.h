@@ -21,6 +21,11 @@ namespace moba {
 void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
                const TensorView& out);
 
+// The same where the table holds only rows [first_id, first_id + table.dim(0)) of the vocabulary's:
+// ids of other rows give zeros, so that the sum over the holders of all parts is the embedding.
+void embedding_slice(DeviceContext& context, const TensorView& table, std::int64_t first_id,
+                     std::int64_t vocab_size, const TensorView& ids, const TensorView& out);
+
 // out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * weight. x, out [rows, n] T, out may be x;
 // weight [n] any float dtype. As Llama's RMSNorm: the normalised value is rounded to T before the
 // product with the weight.

@@ -22,17 +22,6 @@ constexpr std::chrono::microseconds kSpinTime{50};
 constexpr int kPausesPerClockRead = 16;
 constexpr std::size_t kCacheLine = 64;
 
-int num_available_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    const int count = CPU_COUNT(&set);
-    if (count > 0) return count;
-  }
-  const auto count = static_cast<int>(std::thread::hardware_concurrency());
-  return count > 0 ? count : 1;
-}
-
 void pause_processor() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
@@ -57,6 +46,17 @@ bool spin_until(bool may_spin, Done&& done) {
 }
 
 }  // namespace
+
+int num_available_processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    const int count = CPU_COUNT(&set);
+    if (count > 0) return count;
+  }
+  const auto count = static_cast<int>(std::thread::hardware_concurrency());
+  return count > 0 ? count : 1;
+}
 
 // A loop is published by opening the gate and raising the epoch, which wakes the workers. A worker
 // takes part by adding itself to the gate while that is open, so one that wakes late (or is not

@@ -7,6 +7,9 @@
 
 namespace moba {
 
+// Processors that this process may run on; at least 1.
+int num_available_processors();
+
 // `num_threads` workers in all: the caller of parallel_for is one of them. One loop at a time:
 // parallel_for may be called from one thread at a time and not from inside a loop body. Idle
 // workers spin briefly (a decode step starts a loop every few tens of microseconds) and then sleep.

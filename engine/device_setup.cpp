@@ -95,7 +95,7 @@ void run_profiling_step(DeviceContext& context, CausalLM& model, AttentionBacken
   const TensorView no_blocks(nullptr, DType::kInt32, {0, pages_per_block}, context.device());
 
   const std::int64_t logit_rows = std::min(num_tokens, kProfiledLogitRows);
-  const Tensor logits(DType::kFloat32, {logit_rows, model.config().vocab_size}, context.device(),
+  const Tensor logits(DType::kFloat32, {logit_rows, model.shard().vocab.size()}, context.device(),
                       "profiling step");
   std::vector<int> kinds = {0};
   if (moba_topk > 0) kinds.push_back(moba_topk);

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "engine/engine_setup.h"
+#include "engine/parallel_setup.h"
 #include "engine/status_error.h"
 
 namespace moba {
@@ -288,6 +289,15 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineConfig& config) {
     const int max_num_unfinished = parts.scheduler.max_num_seqs + parts.scheduler.max_num_queued;
     auto impl = std::make_unique<Impl>(std::move(parts), max_num_unfinished);
     return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+  } catch (...) {
+    return current_status();
+  }
+}
+
+Status run_rank(const EngineConfig& config) {
+  try {
+    run_remote_rank(config);
+    return Status();
   } catch (...) {
     return current_status();
   }

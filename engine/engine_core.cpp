@@ -11,6 +11,7 @@
 
 #include "engine/guarded_call.h"
 #include "engine/status_error.h"
+#include "engine/worker.h"
 
 namespace moba {
 namespace {
@@ -307,6 +308,8 @@ bool EngineCore::launch() {
   try {
     flight.batch = &batch_builders_[num_launched_ % 2].build(plan);
     runner_->launch(*flight.batch);
+  } catch (const RankFailure&) {
+    throw;  // no later step can work either
   } catch (const std::exception& error) {
     const Status status = error_status(error);
     for (const ScheduledChunk& chunk : flight.chunks) {

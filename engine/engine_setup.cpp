@@ -10,12 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "device/cuda/nccl_communicator.h"
 #include "device/device_info.h"
 #include "engine/device_setup.h"
 #include "engine/logging.h"
 #include "engine/memory_plan.h"
 #include "engine/model_runner.h"
 #include "engine/no_tokenizer.h"
+#include "engine/parallel_setup.h"
 #include "engine/status_error.h"
 #include "model/safetensors.h"
 #include "tokenizer/tokenizer.h"
@@ -137,6 +139,15 @@ void log_configuration(const SchedulerOptions& scheduler, const EngineInfo& info
                format_bytes(info.workspace_bytes));
 }
 
+void join_group(DeviceContext& context, RankCommunicators communicators) {
+  std::unique_ptr<Communicator> on_device;
+  if (!communicators.gpu_group_id.empty()) {
+    on_device =
+        cuda::make_nccl_communicator(context, communicators.gpu_group_id, *communicators.host);
+  }
+  context.set_communicators(std::move(on_device), std::move(communicators.host));
+}
+
 }  // namespace
 
 DType resolve_dtype(ComputeDType asked, const ModelConfig& model, Device device) {
@@ -168,9 +179,10 @@ KvPoolConfig make_pool_config(const ModelConfig& model, const CacheGeometry& geo
   return config;
 }
 
-EngineParts set_up_engine(const EngineConfig& config) {
-  EngineParts parts;
+RankParts set_up_rank(const EngineConfig& config, RankCommunicators communicators) {
+  RankParts parts;
   engine_logger();  // is there from here on, for the floors below too
+  const int rank = communicators.host->rank();
   const std::filesystem::path dir = config.model;
   const Device device =
       with_code(StatusCode::kInvalidArgument, [&] { return choose_device(config.device); });
@@ -179,7 +191,7 @@ EngineParts set_up_engine(const EngineConfig& config) {
   with_code(StatusCode::kInvalidArgument, [&] { check_options(config, parts.scheduler); });
 
   // What the files say, and whether it can work, before anything big.
-  EngineCoreConfig core;
+  EngineCoreConfig& core = parts.core;
   core.model = with_code(StatusCode::kInvalidCheckpoint, [&] { return load_model_config(dir); });
   const GenerationConfig generation =
       with_code(StatusCode::kInvalidCheckpoint, [&] { return load_generation_config(dir); });
@@ -191,26 +203,34 @@ EngineParts set_up_engine(const EngineConfig& config) {
     core.geometry = resolve_cache_geometry(core.model, config.attention, config.cache);
     attention = resolve_attention(core.model, core.geometry, config.attention);
   });
+  const ShardPlan shard = with_code(StatusCode::kInvalidArgument, [&] {
+    return make_shard_plan(core.model, rank, communicators.host->size());
+  });
+  const ModelConfig local = shard.local(core.model);
   const DType dtype = with_code(StatusCode::kInvalidArgument,
                                 [&] { return resolve_dtype(config.dtype, core.model, device); });
-  const KvPoolConfig pool = make_pool_config(core.model, core.geometry, dtype);
+  const KvPoolConfig pool = make_pool_config(local, core.geometry, dtype);
   MemoryPlanInput input = plan_input(config, core.model, pool);
   const std::int64_t batched_tokens = parts.scheduler.max_num_batched_tokens;
   parts.context = with_code(StatusCode::kInvalidArgument, [&] {
     return std::make_unique<DeviceContext>(device, config.num_threads);
   });
+  join_group(*parts.context, std::move(communicators));
   const double utilization = config.cache.gpu_memory_utilization;
   input.available_bytes = usable_memory(*parts.context, utilization, 0);
+  if (on_cpu) input.available_bytes /= shard.num_ranks;  // they share the host's
   input.takes_all = !on_cpu;
   input.max_num_seqs = parts.scheduler.max_num_seqs;
-  input.workspace_bytes = guess_workspace(core.model, dtype, batched_tokens) +
+  input.workspace_bytes = guess_workspace(local, dtype, batched_tokens) +
                           ModelRunner::workspace_bytes(core.model, pool, parts.scheduler, device);
   input.weight_bytes = with_code(StatusCode::kInvalidCheckpoint, [&] {
-    return static_cast<std::int64_t>(Safetensors(dir).num_bytes());
+    return static_cast<std::int64_t>(Safetensors(dir).num_bytes()) / shard.num_ranks;
   });
   MemoryPlan plan = plan_memory(input);
-  parts.tokenizer = open_tokenizer(dir);
-  core.eos_token_ids = end_tokens(core.model, generation, *parts.tokenizer);
+  if (rank == 0) {
+    parts.tokenizer = open_tokenizer(dir);
+    core.eos_token_ids = end_tokens(core.model, generation, *parts.tokenizer);
+  }
 
   ModelOptions model_options;
   model_options.dtype = dtype;
@@ -222,8 +242,8 @@ EngineParts set_up_engine(const EngineConfig& config) {
 
   AttentionConfig attention_config;
   attention_config.num_layers = core.model.num_layers;
-  attention_config.num_q_heads = core.model.num_q_heads;
-  attention_config.num_kv_heads = core.model.num_kv_heads;
+  attention_config.num_q_heads = local.num_q_heads;
+  attention_config.num_kv_heads = local.num_kv_heads;
   attention_config.head_dim = core.model.head_dim;
   attention_config.block_size = pool.block_size;
   attention_config.moba_block_size = pool.moba_block_size;
@@ -255,7 +275,7 @@ EngineParts set_up_engine(const EngineConfig& config) {
                      ModelRunner::workspace_bytes(core.model, pool, parts.scheduler, device));
   }
   input.default_model_len = plan.max_model_len;
-  plan = plan_memory(input);
+  plan = agree(plan_memory(input), kv_page_bytes(pool), parts.context->host_communicator());
   core.num_pages = plan.num_pages;
   core.max_model_len = plan.max_model_len;
 
@@ -271,6 +291,7 @@ EngineParts set_up_engine(const EngineConfig& config) {
   info.max_num_batched_tokens = parts.scheduler.max_num_batched_tokens;
   info.max_num_seqs = parts.scheduler.max_num_seqs;
   info.num_pages = plan.num_pages;
+  info.tensor_parallel_size = shard.num_ranks;
   info.weight_bytes = input.weight_bytes;
   info.kv_cache_bytes = plan.kv_cache_bytes;
   info.kv_bytes_per_token = (input.page_bytes + pool.block_size - 1) / pool.block_size;
@@ -281,13 +302,26 @@ EngineParts set_up_engine(const EngineConfig& config) {
   info.cpu_isa = cpu::isa_name(parts.context->isa());
   parts.default_sampling = sampling_defaults(generation);
 
-  auto runner = with_code(StatusCode::kResourceExhausted, [&] {
+  parts.runner = with_code(StatusCode::kResourceExhausted, [&] {
     auto cache = std::make_unique<KvPool>(parts.context->device(), pool, plan.num_pages);
     return std::make_unique<ModelRunner>(*parts.context, std::move(model), std::move(backend),
                                          std::move(cache), parts.scheduler, config.decode_graphs);
   });
-  log_configuration(parts.scheduler, info);
-  parts.core = std::make_unique<EngineCore>(std::move(core), parts.tokenizer, std::move(runner));
+  return parts;
+}
+
+EngineParts set_up_engine(const EngineConfig& config) {
+  ParallelParts ranks = set_up_ranks(config);
+  RankParts& first = ranks.first;
+  log_configuration(first.scheduler, first.info);
+  EngineParts parts;
+  parts.info = std::move(first.info);
+  parts.scheduler = first.scheduler;
+  parts.default_sampling = first.default_sampling;
+  parts.tokenizer = std::move(first.tokenizer);
+  parts.context = std::move(first.context);
+  parts.core =
+      std::make_unique<EngineCore>(std::move(first.core), parts.tokenizer, std::move(ranks.runner));
   return parts;
 }
 

@@ -157,4 +157,9 @@ void top_n(std::span<const float> row, int n, std::vector<std::pair<std::int32_t
   std::sort(top.begin(), top.end(), before);
 }
 
+void sort_by_logit(std::vector<std::pair<std::int32_t, float>>& entries, int n) {
+  std::sort(entries.begin(), entries.end(), before);
+  if (entries.size() > static_cast<std::size_t>(n)) entries.resize(static_cast<std::size_t>(n));
+}
+
 }  // namespace moba

@@ -30,4 +30,7 @@ double log_sum_exp(std::span<const float> row, float max);
 // index first. NaN is never among them. `top` is overwritten; its capacity is reused.
 void top_n(std::span<const float> row, int n, std::vector<std::pair<std::int32_t, float>>& top);
 
+// Keeps the n first of (index, value) in that same order.
+void sort_by_logit(std::vector<std::pair<std::int32_t, float>>& entries, int n);
+
 }  // namespace moba

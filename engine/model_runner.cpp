@@ -8,6 +8,7 @@
 
 #include "device/check.h"
 #include "device/ops.h"
+#include "engine/sharded_token_sampler.h"
 #include "kvcache/copy_pages.h"
 
 namespace moba {
@@ -40,6 +41,13 @@ TokenSamplerConfig sampler_config(const ModelConfig& config, const SchedulerOpti
   return {config.vocab_size, rows, std::max<std::int64_t>(rows, scheduler.max_num_seqs)};
 }
 
+std::unique_ptr<TokenSampler> make_sampler(DeviceContext& context, const CausalLM& model,
+                                           const SchedulerOptions& scheduler) {
+  const TokenSamplerConfig config = sampler_config(model.config(), scheduler, context.device());
+  if (context.host_communicator().size() == 1) return create_token_sampler(context, config);
+  return create_sharded_token_sampler(context, config, model.shard());
+}
+
 }  // namespace
 
 std::int64_t ModelRunner::workspace_bytes(const ModelConfig& config, const KvPoolConfig& pool,
@@ -60,13 +68,12 @@ ModelRunner::ModelRunner(DeviceContext& context, std::unique_ptr<CausalLM> model
       attention_(std::move(attention)),
       cache_(std::move(cache)),
       logit_rows_(num_logit_rows(model_->config(), scheduler, context.device())),
-      logits_(DType::kFloat32, {logit_rows_, model_->config().vocab_size}, context.device(),
+      logits_(DType::kFloat32, {logit_rows_, model_->shard().vocab.size()}, context.device(),
               "logits"),
       gathered_(cache_->config().dtype, {logit_rows_, model_->config().hidden_size},
                 context.device(), "gathered rows"),
       inputs_(context, input_limits(cache_->config(), scheduler)),
-      sampler_(create_token_sampler(context,
-                                    sampler_config(model_->config(), scheduler, context.device()))),
+      sampler_(make_sampler(context, *model_, scheduler)),
       graphs_(context, decode_graphs && context.device().type == DeviceType::kCuda
                            ? std::min(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
                            : 0) {}

@@ -19,9 +19,11 @@
 
 namespace moba {
 
-// One rank's model, cache and attention. Logits are computed for a bounded number of rows at a
-// time, whatever the batch wants of them. On a GPU launch() issues a step and does not wait, but
-// for the log probabilities of prompts; decode steps run as graphs. Not thread-safe.
+// One rank's model, cache and attention. The ranks of a group run the same batches at the same
+// time; rank 0 has the results. Logits are computed for a bounded number of rows at a time,
+// whatever the batch wants of them. On a GPU launch() issues a step and does not wait, but for the
+// log probabilities of prompts and for what ranks say to each other about samples; decode steps run
+// as graphs. Not thread-safe.
 class ModelRunner : public StepRunner {
  public:
   // Takes its parts; the context outlives it. `scheduler` bounds a batch. `decode_graphs`: whether
@@ -69,7 +71,7 @@ class ModelRunner : public StepRunner {
   std::unique_ptr<AttentionBackend> attention_;
   std::unique_ptr<KvPool> cache_;
   std::int64_t logit_rows_;
-  Tensor logits_;    // [logit_rows, vocab_size] float32
+  Tensor logits_;    // [logit_rows, this rank's piece of the vocabulary] float32
   Tensor gathered_;  // [logit_rows, hidden_size] compute dtype
   StepInputs inputs_;
   std::unique_ptr<TokenSampler> sampler_;

@@ -25,11 +25,6 @@ float inverse_temperature(float temperature) {
   return std::min(1.0F / temperature, std::numeric_limits<float>::max());
 }
 
-void check_row(const RowMax& max, const char* what) {
-  MOBA_CHECK(!max.has_nan && max.value < std::numeric_limits<float>::infinity(),
-             "the model's logits are not finite (", what, ")");
-}
-
 double log_normaliser(std::span<const float> logits) {
   const RowMax max = row_max(logits);
   check_row(max, "log probabilities");
@@ -52,6 +47,16 @@ void append_top(std::span<const float> logits, double normaliser, int num_top,
 
 }  // namespace
 
+void check_row(const RowMax& max, const char* what) {
+  MOBA_CHECK(!max.has_nan && max.value < std::numeric_limits<float>::infinity(),
+             "the model's logits are not finite (", what, ")");
+}
+
+void check_any_allowed(const RowMax& max, std::int64_t vocab_size) {
+  MOBA_CHECK(max.value > -std::numeric_limits<float>::infinity(),
+             "no token is allowed: every one of ", vocab_size, " is forbidden or biased away");
+}
+
 TokenLogprob compute_logprob(std::span<const float> logits, std::int32_t token_id, int num_top,
                              LogprobWorkspace& workspace) {
   const double normaliser = log_normaliser(logits);
@@ -62,37 +67,47 @@ TokenLogprob compute_logprob(std::span<const float> logits, std::int32_t token_i
   return result;
 }
 
-void Sampler::set_logit(std::span<float> logits, std::int32_t id, float value) {
-  float& logit = logits[static_cast<std::size_t>(id)];
+void Sampler::set_logit(float& logit, std::int32_t id, float value) {
   changed_.emplace_back(id, logit);
   logit = value;
 }
 
-float Sampler::original_logit(std::span<const float> logits, std::int32_t id) const {
+float Sampler::original_logit(std::span<const float> logits, std::int32_t first_id,
+                              std::int32_t id) const {
   const auto it = std::find_if(changed_.begin(), changed_.end(),
                                [id](const auto& change) { return change.first == id; });
-  return it != changed_.end() ? it->second : logits[static_cast<std::size_t>(id)];
+  return it != changed_.end() ? it->second : logits[static_cast<std::size_t>(id - first_id)];
 }
 
-void Sampler::adjust_logits(std::span<float> logits, const SamplingState& state) {
+void Sampler::adjust_logits(std::span<float> logits, std::int32_t first_id,
+                            const SamplingState& state) {
+  // Null for an id of another piece.
+  const auto find = [&](std::int32_t id) -> float* {
+    const auto index = static_cast<std::size_t>(static_cast<std::uint32_t>(id - first_id));
+    return id >= first_id && index < logits.size() ? &logits[index] : nullptr;
+  };
   changed_.clear();
   for (const auto& [id, bias] : state.logit_bias) {
-    set_logit(logits, id, logits[static_cast<std::size_t>(id)] + bias);
+    if (float* const logit = find(id)) set_logit(*logit, id, *logit + bias);
   }
   if (state.has_penalties()) {
     for (const TokenCounts::Entry& entry : state.counts.entries()) {
-      float logit = logits[static_cast<std::size_t>(entry.token_id)];
+      float* const place = find(entry.token_id);
+      if (place == nullptr) continue;
+      float logit = *place;
       logit = logit > 0 ? logit / state.repetition_penalty : logit * state.repetition_penalty;
       if (entry.output_count > 0) {
         logit -= state.presence_penalty +
                  state.frequency_penalty * static_cast<float>(entry.output_count);
       }
-      set_logit(logits, entry.token_id, logit);
+      set_logit(*place, entry.token_id, logit);
     }
   }
   if (state.num_output_tokens < state.min_tokens) {
     for (const std::int32_t id : state.forbidden_before_min_tokens) {
-      set_logit(logits, id, -std::numeric_limits<float>::infinity());
+      if (float* const logit = find(id)) {
+        set_logit(*logit, id, -std::numeric_limits<float>::infinity());
+      }
     }
   }
 }
@@ -107,11 +122,10 @@ SampledToken Sampler::sample(std::span<float> logits, const SamplingState& state
     append_top(logits, normaliser, state.num_logprobs, logprob_workspace_, result.logprob);
   }
 
-  adjust_logits(logits, state);
+  adjust_logits(logits, 0, state);
   const RowMax max = row_max(logits);
   check_row(max, "sampling");
-  MOBA_CHECK(max.value > -std::numeric_limits<float>::infinity(),
-             "no token is allowed: every one of ", logits.size(), " is forbidden or biased away");
+  check_any_allowed(max, static_cast<std::int64_t>(logits.size()));
 
   if (state.greedy()) {
     result.token_id = max.index;
@@ -122,7 +136,7 @@ SampledToken Sampler::sample(std::span<float> logits, const SamplingState& state
   }
   if (result.has_logprob) {
     result.logprob.token_id = result.token_id;
-    result.logprob.logprob = logprob(original_logit(logits, result.token_id), normaliser);
+    result.logprob.logprob = logprob(original_logit(logits, 0, result.token_id), normaliser);
   }
   return result;
 }
@@ -132,7 +146,20 @@ std::int32_t Sampler::draw(std::span<const float> logits, float max, const Sampl
   if (state.top_k == 0 && state.top_p >= 1.0F && state.min_p <= 0.0F) {
     return draw_from_all(logits, max, inverse_temperature(state.temperature), uniform);
   }
-  double sum = collect_candidates(logits, max, state);
+  return draw_candidate(collect_candidates(logits, max, state), state, uniform);
+}
+
+std::int32_t Sampler::draw_from_top(std::span<const std::pair<std::int32_t, float>> top,
+                                    const SamplingState& state, std::int64_t position) {
+  const double uniform =
+      philox_uniform(state.seed, state.stream, static_cast<std::uint64_t>(position));
+  const double sum =
+      take_candidates(top, top.front().second, inverse_temperature(state.temperature));
+  return draw_candidate(sum, state, uniform);
+}
+
+// From candidates_, whose weights have that sum.
+std::int32_t Sampler::draw_candidate(double sum, const SamplingState& state, double uniform) {
   if (state.top_p < 1.0F) sum = apply_top_p(sum, state.top_p);
   if (state.min_p > 0.0F) {
     sum = 0;
@@ -164,14 +191,7 @@ double Sampler::collect_candidates(std::span<const float> logits, float max,
   candidates_.clear();
   if (state.top_k > 0) {
     top_n(logits, state.top_k, top_);
-    for (const auto& [id, logit] : top_) {
-      candidates_.push_back({id, exp_nonpositive((logit - max) * scale)});
-    }
-    std::sort(candidates_.begin(), candidates_.end(),
-              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
-    double sum = 0;
-    for (const Candidate& candidate : candidates_) sum += static_cast<double>(candidate.weight);
-    return sum;
+    return take_candidates(top_, max, scale);
   }
   weights_.resize(logits.size());
   const double sum = exp_weights(logits, max, scale, weights_);
@@ -187,6 +207,19 @@ double Sampler::collect_candidates(std::span<const float> logits, float max,
   for (std::size_t i = 0; i < weights_.size(); ++i) {
     if (weights_[i] >= least) candidates_.push_back({static_cast<std::int32_t>(i), weights_[i]});
   }
+  return sum;
+}
+
+double Sampler::take_candidates(std::span<const std::pair<std::int32_t, float>> top, float max,
+                                float scale) {
+  candidates_.clear();
+  for (const auto& [id, logit] : top) {
+    candidates_.push_back({id, exp_nonpositive((logit - max) * scale)});
+  }
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  double sum = 0;
+  for (const Candidate& candidate : candidates_) sum += static_cast<double>(candidate.weight);
   return sum;
 }
 

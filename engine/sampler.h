@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/logits_math.h"
 #include "engine/sampling_state.h"
 #include "moba/request.h"
 
@@ -22,6 +23,11 @@ struct SampledToken {
 struct LogprobWorkspace {
   std::vector<std::pair<std::int32_t, float>> top;
 };
+// Throws Error, naming `what`, for a row with NaN or +infinity.
+void check_row(const RowMax& max, const char* what);
+// Throws Error for a row, bias and penalties applied, that has no token left.
+void check_any_allowed(const RowMax& max, std::int64_t vocab_size);
+
 TokenLogprob compute_logprob(std::span<const float> logits, std::int32_t token_id, int num_top,
                              LogprobWorkspace& workspace);
 
@@ -37,6 +43,17 @@ class Sampler {
   // Error if the row has NaN or infinity, or if no token is allowed.
   SampledToken sample(std::span<float> logits, const SamplingState& state, std::int64_t position);
 
+  // The parts of sample() for a row that lies in pieces (engine/sharded_sampling.h).
+  //
+  // Bias, penalties and forbidden tokens on the logits of ids [first_id, first_id + size).
+  void adjust_logits(std::span<float> logits, std::int32_t first_id, const SamplingState& state);
+  // What the logit of an id of the piece that was adjusted last was before.
+  float original_logit(std::span<const float> logits, std::int32_t first_id, std::int32_t id) const;
+  // The draw from a row whose state.top_k largest logits (or all, if fewer) are `top`, in the order
+  // of top_n(); state.top_k > 0, temperature > 0.
+  std::int32_t draw_from_top(std::span<const std::pair<std::int32_t, float>> top,
+                             const SamplingState& state, std::int64_t position);
+
  private:
   // A token still in the draw; weights are relative to the largest, which has 1.
   struct Candidate {
@@ -44,12 +61,13 @@ class Sampler {
     float weight;
   };
 
-  void adjust_logits(std::span<float> logits, const SamplingState& state);
-  void set_logit(std::span<float> logits, std::int32_t id, float value);
-  float original_logit(std::span<const float> logits, std::int32_t id) const;
+  void set_logit(float& logit, std::int32_t id, float value);
   std::int32_t draw(std::span<const float> logits, float max, const SamplingState& state,
                     double uniform);
   double collect_candidates(std::span<const float> logits, float max, const SamplingState& state);
+  double take_candidates(std::span<const std::pair<std::int32_t, float>> top, float max,
+                         float scale);
+  std::int32_t draw_candidate(double sum, const SamplingState& state, double uniform);
   double apply_top_p(double sum, float top_p);
   std::int32_t draw_from_all(std::span<const float> logits, float max, float scale, double uniform);
 

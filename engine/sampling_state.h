@@ -27,6 +27,8 @@ class TokenCounts {
   void add_prompt_token(std::int32_t id) { entry(id); }
   void add_output_token(std::int32_t id) { ++entry(id).output_count; }
   std::span<const Entry> entries() const { return entries_; }
+  // Another table's entry, of a token that has not been seen here.
+  void restore(const Entry& other) { entry(other.token_id).output_count = other.output_count; }
 
  private:
   Entry& entry(std::int32_t id) {

@@ -90,6 +90,17 @@ constexpr std::array kRows{
     SettingRow{"max_num_queued", "scheduler", "", kEngine,
                MOBA_READ(engine.scheduler.max_num_queued, as_int),
                MOBA_WRITE(engine.scheduler.max_num_queued)},
+    SettingRow{"tensor_parallel_size", "parallel", "", kEngine,
+               MOBA_READ(engine.parallel.tensor_parallel_size, as_int),
+               MOBA_WRITE(engine.parallel.tensor_parallel_size)},
+    SettingRow{"rank_timeout_seconds", "parallel", "", kEngine,
+               MOBA_READ(engine.parallel.rank_timeout_seconds, as_float),
+               [](const SettingTargets& t) {
+                 return float_json(static_cast<float>(t.engine.parallel.rank_timeout_seconds));
+               }},
+    SettingRow{"communicate_alone", "parallel", "", kEngine,
+               MOBA_READ(engine.parallel.communicate_alone, as_bool),
+               MOBA_WRITE(engine.parallel.communicate_alone)},
 
     SettingRow{"temperature", "sampling", "", kSampling, MOBA_READ(sampling.temperature, as_float),
                MOBA_WRITE_FLOAT(sampling.temperature)},

@@ -12,6 +12,7 @@
 #include "kvcache/kv_pool.h"
 #include "kvcache/store_kv.h"
 #include "model/model_config.h"
+#include "model/shard_plan.h"
 
 namespace moba {
 
@@ -32,23 +33,28 @@ struct ModelOptions {
   std::int64_t max_num_batched_tokens = 0;  // sizes the activations
 };
 
-// Not thread-safe: one per rank. On the CPU weights are mapped from the checkpoint where their
-// dtype allows, and shared with the page cache.
+// Not thread-safe: one per rank, a part of the model each if the context's communicator is of
+// several ranks; then all ranks call forward() with the same batch. On the CPU weights are mapped
+// from the checkpoint where their dtype allows, and shared with the page cache.
 class CausalLM {
  public:
   virtual ~CausalLM() = default;
 
+  // Of the whole model.
   virtual const ModelConfig& config() const = 0;
+  // What this rank holds of it.
+  virtual const ShardPlan& shard() const = 0;
 
   // Runs all layers on the batch: writes its keys and values into the cache, attends through
   // `attention`, whose plan() has seen the same batch, and returns the hidden states after the
   // final norm: [num_tokens, hidden_size] in the compute dtype, owned by the model and valid until
-  // the next forward. num_tokens is at most max_num_batched_tokens. On a CUDA device it only issues
-  // work, always the same for batches of the same shapes and addresses.
+  // the next forward, the same on every rank. num_tokens is at most max_num_batched_tokens. On a
+  // CUDA device it only issues work, always the same for batches of the same shapes and addresses.
   virtual TensorView forward(const ForwardBatch& batch, KvPool& cache,
                              AttentionBackend& attention) = 0;
 
-  // logits [n, vocab_size] float32 of hidden states [n, hidden_size] (compute dtype).
+  // logits [n, shard().vocab.size()] float32 of hidden states [n, hidden_size] (compute dtype): of
+  // this rank's piece of the vocabulary, no other rank takes part.
   virtual void compute_logits(const TensorView& hidden, const TensorView& logits) = 0;
 
   // Bytes of weights this rank uses: mapped from files, and converted copies in memory of its own.

@@ -12,12 +12,14 @@
 #include <vector>
 
 #include "device/check.h"
+#include "device/collectives.h"
 #include "device/copy.h"
 #include "device/gemm.h"
 #include "device/ops.h"
 #include "kvcache/rope_and_store.h"
 #include "model/json_file.h"
 #include "model/rope.h"
+#include "model/shard_plan.h"
 #include "model/weights.h"
 
 namespace moba {
@@ -32,6 +34,9 @@ constexpr std::int64_t kMinMlpRows = 256;
 
 // Views into the checkpoint or into copies on the device; a bias or norm that the model lacks is
 // empty.
+//
+// Shapes are those of this rank's part: its query and KV heads, its piece of the intermediate size
+// and of the vocabulary.
 struct LayerWeights {
   TensorView input_norm;       // [hidden]
   TensorView q, q_bias;        // [num_q_heads * head_dim, hidden]
@@ -53,16 +58,30 @@ struct LlamaWeights {
 };
 
 // Goes through all tensors that `config` asks for, in the order of the model:
-// visit_matrix(view, name, rows, columns) and visit_vector(view, name, size).
+// visit_matrix(view, name, rows, columns, part) and visit_vector(view, name, size, part). What
+// reads the hidden states is split by rows, what adds to them by columns, norms not at all.
 template <typename VisitMatrix, typename VisitVector>
-void for_each_tensor(const ModelConfig& config, LlamaWeights& weights, VisitMatrix&& visit_matrix,
-                     VisitVector&& visit_vector) {
+void for_each_tensor(const ModelConfig& config, const ShardPlan& shard, LlamaWeights& weights,
+                     VisitMatrix&& visit_matrix, VisitVector&& visit_vector) {
+  using Axis = TensorPart::Axis;
+  const auto part = [&](Axis axis, const ShardRange& range, std::int64_t unit) {
+    return shard.num_ranks == 1 ? TensorPart{}
+                                : TensorPart{axis, range.begin * unit, range.end * unit};
+  };
+  const TensorPart whole;
+  const TensorPart q_rows = part(Axis::kRows, shard.q_heads, config.head_dim);
+  const TensorPart kv_rows = part(Axis::kRows, shard.kv_heads, config.head_dim);
+  const TensorPart q_columns = part(Axis::kColumns, shard.q_heads, config.head_dim);
+  const TensorPart mlp_rows = part(Axis::kRows, shard.intermediate, 1);
+  const TensorPart mlp_columns = part(Axis::kColumns, shard.intermediate, 1);
+  const TensorPart vocab_rows = part(Axis::kRows, shard.vocab, 1);
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t intermediate = config.intermediate_size;
   const std::int64_t q_size = std::int64_t{config.num_q_heads} * config.head_dim;
   const std::int64_t kv_size = std::int64_t{config.num_kv_heads} * config.head_dim;
 
-  visit_matrix(weights.embedding, "model.embed_tokens.weight", config.vocab_size, hidden);
+  visit_matrix(weights.embedding, "model.embed_tokens.weight", config.vocab_size, hidden,
+               vocab_rows);
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
     LayerWeights& layer = weights.layers[i];
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
@@ -72,59 +91,67 @@ void for_each_tensor(const ModelConfig& config, LlamaWeights& weights, VisitMatr
       TensorView& bias;
       const char* name;
       std::int64_t rows;
+      const TensorPart& part;
     };
     const auto linears = [&](std::initializer_list<Linear> group, bool has_bias,
                              std::int64_t columns) {
       for (const Linear& linear : group) {
-        visit_matrix(linear.matrix, prefix + linear.name + ".weight", linear.rows, columns);
+        visit_matrix(linear.matrix, prefix + linear.name + ".weight", linear.rows, columns,
+                     linear.part);
       }
       for (const Linear& linear : group) {
-        if (has_bias) visit_vector(linear.bias, prefix + linear.name + ".bias", linear.rows);
+        if (!has_bias) continue;
+        const bool by_rows = linear.part.axis == Axis::kRows;
+        visit_vector(linear.bias, prefix + linear.name + ".bias", linear.rows,
+                     by_rows ? linear.part : whole);
       }
     };
-    visit_vector(layer.input_norm, prefix + "input_layernorm.weight", hidden);
-    linears({{layer.q, layer.q_bias, "self_attn.q_proj", q_size},
-             {layer.k, layer.k_bias, "self_attn.k_proj", kv_size},
-             {layer.v, layer.v_bias, "self_attn.v_proj", kv_size}},
+    visit_vector(layer.input_norm, prefix + "input_layernorm.weight", hidden, whole);
+    linears({{layer.q, layer.q_bias, "self_attn.q_proj", q_size, q_rows},
+             {layer.k, layer.k_bias, "self_attn.k_proj", kv_size, kv_rows},
+             {layer.v, layer.v_bias, "self_attn.v_proj", kv_size, kv_rows}},
             config.qkv_bias, hidden);
     if (config.qk_norm) {
-      visit_vector(layer.q_norm, prefix + "self_attn.q_norm.weight", config.head_dim);
-      visit_vector(layer.k_norm, prefix + "self_attn.k_norm.weight", config.head_dim);
+      visit_vector(layer.q_norm, prefix + "self_attn.q_norm.weight", config.head_dim, whole);
+      visit_vector(layer.k_norm, prefix + "self_attn.k_norm.weight", config.head_dim, whole);
     }
-    linears({{layer.o, layer.o_bias, "self_attn.o_proj", hidden}}, config.o_bias, q_size);
-    visit_vector(layer.mlp_norm, prefix + "post_attention_layernorm.weight", hidden);
-    linears({{layer.gate, layer.gate_bias, "mlp.gate_proj", intermediate},
-             {layer.up, layer.up_bias, "mlp.up_proj", intermediate}},
+    linears({{layer.o, layer.o_bias, "self_attn.o_proj", hidden, q_columns}}, config.o_bias,
+            q_size);
+    visit_vector(layer.mlp_norm, prefix + "post_attention_layernorm.weight", hidden, whole);
+    linears({{layer.gate, layer.gate_bias, "mlp.gate_proj", intermediate, mlp_rows},
+             {layer.up, layer.up_bias, "mlp.up_proj", intermediate, mlp_rows}},
             config.mlp_bias, hidden);
-    linears({{layer.down, layer.down_bias, "mlp.down_proj", hidden}}, config.mlp_bias,
+    linears({{layer.down, layer.down_bias, "mlp.down_proj", hidden, mlp_columns}}, config.mlp_bias,
             intermediate);
   }
-  visit_vector(weights.norm, "model.norm.weight", hidden);
+  visit_vector(weights.norm, "model.norm.weight", hidden, whole);
   if (!config.tie_word_embeddings) {
-    visit_matrix(weights.lm_head, "lm_head.weight", config.vocab_size, hidden);
+    visit_matrix(weights.lm_head, "lm_head.weight", config.vocab_size, hidden, vocab_rows);
   }
 }
 
 // Checks all tensors before it converts the first.
-LlamaWeights load_weights(const ModelConfig& config, Weights& from) {
+LlamaWeights load_weights(const ModelConfig& config, const ShardPlan& shard, Weights& from) {
   LlamaWeights weights;
   weights.layers.resize(static_cast<std::size_t>(config.num_layers));
   for_each_tensor(
-      config, weights,
-      [&](TensorView&, const std::string& name, std::int64_t rows, std::int64_t columns) {
-        from.check_matrix(name, {rows, columns});
+      config, shard, weights,
+      [&](TensorView&, const std::string& name, std::int64_t rows, std::int64_t columns,
+          const TensorPart& part) {
+        from.check_matrix(name, {rows, columns}, part);
       },
-      [&](TensorView&, const std::string& name, std::int64_t size) {
-        from.check_vector(name, size);
+      [&](TensorView&, const std::string& name, std::int64_t size, const TensorPart& part) {
+        from.check_vector(name, size, part);
       });
   from.prefetch();
   for_each_tensor(
-      config, weights,
-      [&](TensorView& view, const std::string& name, std::int64_t rows, std::int64_t columns) {
-        view = from.matrix(name, {rows, columns});
+      config, shard, weights,
+      [&](TensorView& view, const std::string& name, std::int64_t rows, std::int64_t columns,
+          const TensorPart& part) {
+        view = from.matrix(name, {rows, columns}, part);
       },
-      [&](TensorView& view, const std::string& name, std::int64_t size) {
-        view = from.vector(name, size);
+      [&](TensorView& view, const std::string& name, std::int64_t size, const TensorPart& part) {
+        view = from.vector(name, size, part);
       });
   from.finish();
   if (config.tie_word_embeddings) weights.lm_head = weights.embedding;
@@ -236,14 +263,17 @@ class Llama final : public CausalLM {
   Llama(DeviceContext& context, const std::filesystem::path& dir, const ModelConfig& config,
         const ModelOptions& options)
       : context_(context),
+        group_(context.communicator()),
         config_(config),
+        shard_(make_shard_plan(config, group_.rank(), group_.size())),
+        local_(shard_.local(config)),
         options_(options),
         files_(context, dir, options.dtype),
-        weights_(load_weights(config, files_)),
+        weights_(load_weights(config, shard_, files_)),
         rope_(compute_rope_frequencies(config.rope, config.head_dim, options.max_model_len)),
         inv_freq_(DType::kFloat32, {static_cast<std::int64_t>(rope_.inv_freq.size())},
                   context.device(), "RoPE frequencies"),
-        activations_(context, config, options) {
+        activations_(context, local_, options) {
     copy_to_device(context,
                    TensorView(rope_.inv_freq.data(), DType::kFloat32, inv_freq_.view().shape()),
                    inv_freq_);
@@ -252,6 +282,7 @@ class Llama final : public CausalLM {
   }
 
   const ModelConfig& config() const override { return config_; }
+  const ShardPlan& shard() const override { return shard_; }
 
   TensorView forward(const ForwardBatch& batch, KvPool& cache,
                      AttentionBackend& attention) override;
@@ -267,12 +298,18 @@ class Llama final : public CausalLM {
   std::int64_t activation_bytes() const override { return activations_.num_bytes(); }
 
  private:
+  TensorView added_once(const TensorView& bias) const {
+    return shard_.adds_once() ? bias : TensorView();
+  }
   void check(const ForwardBatch& batch, const KvPool& cache) const;
   void attend(int index, const ForwardBatch& batch, KvPool& cache, AttentionBackend& attention);
   void apply_mlp(const LayerWeights& layer, std::int64_t num_tokens);
 
   DeviceContext& context_;
-  ModelConfig config_;
+  Communicator& group_;
+  ModelConfig config_;  // of the whole model
+  ShardPlan shard_;
+  ModelConfig local_;  // of this rank's part
   ModelOptions options_;
   Weights files_;
   LlamaWeights weights_;
@@ -295,11 +332,11 @@ void Llama::check(const ForwardBatch& batch, const KvPool& cache) const {
                " is not below max_model_len ", options_.max_model_len);
   }
   const KvPoolConfig& pool = cache.config();
-  MOBA_CHECK(pool.num_layers == config_.num_layers && pool.num_kv_heads == config_.num_kv_heads &&
+  MOBA_CHECK(pool.num_layers == config_.num_layers && pool.num_kv_heads == local_.num_kv_heads &&
                  pool.head_dim == config_.head_dim && pool.dtype == options_.dtype,
              "forward: a KV cache of ", pool.num_layers, " layers, ", pool.num_kv_heads,
              " heads of ", pool.head_dim, " in ", dtype_name(pool.dtype), " for a model of ",
-             config_.num_layers, " layers, ", config_.num_kv_heads, " heads of ", config_.head_dim,
+             config_.num_layers, " layers, ", local_.num_kv_heads, " heads of ", config_.head_dim,
              " in ", dtype_name(options_.dtype));
 }
 
@@ -313,7 +350,13 @@ TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBac
   // much memory as a small model.
   rope_cos_sin(context_, batch.positions, inv_freq_, rope_.attention_scaling,
                activations_.cos_sin(num_tokens));
-  embedding(context_, weights_.embedding, batch.token_ids, residual);
+  if (group_.size() == 1) {
+    embedding(context_, weights_.embedding, batch.token_ids, residual);
+  } else {
+    embedding_slice(context_, weights_.embedding, shard_.vocab.begin, config_.vocab_size,
+                    batch.token_ids, residual);
+    group_.all_reduce(residual);
+  }
   for (int i = 0; i < config_.num_layers; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
     rms_norm(context_, residual, layer.input_norm, config_.rms_norm_eps, normed);
@@ -325,7 +368,8 @@ TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBac
   return normed;
 }
 
-// residual += attention(normed)
+// residual += attention(normed). Each rank adds its heads' part; the one that adds it to the
+// residual makes their sum the new residual.
 void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
                    AttentionBackend& attention) {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
@@ -340,8 +384,8 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
   }};
   linear(context_, activations_.normed(n), projections);
 
-  const Shape q_heads{n, config_.num_q_heads, config_.head_dim};
-  const Shape kv_heads{n, config_.num_kv_heads, config_.head_dim};
+  const Shape q_heads{n, local_.num_q_heads, config_.head_dim};
+  const Shape kv_heads{n, local_.num_kv_heads, config_.head_dim};
   ProjectedHeads heads;
   heads.q = q.reshape(q_heads);
   heads.k = k.reshape(kv_heads);
@@ -360,12 +404,13 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
   attention.run(index, rotated, layer_cache, attended.reshape(q_heads));
 
   const std::array<LinearTask, 1> output{{
-      {layer.o, layer.o_bias, activations_.residual(n), /*accumulate=*/true},
+      {layer.o, added_once(layer.o_bias), activations_.residual(n), shard_.adds_once()},
   }};
   linear(context_, attended, output);
+  group_.all_reduce(activations_.residual(n));
 }
 
-// residual += down(silu(gate(normed)) * up(normed))
+// residual += down(silu(gate(normed)) * up(normed)), each rank its part of the intermediate size
 void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens) {
   for (std::int64_t first = 0; first < num_tokens; first += activations_.mlp_rows()) {
     const std::int64_t last = std::min(num_tokens, first + activations_.mlp_rows());
@@ -378,11 +423,12 @@ void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens) {
     linear(context_, activations_.normed(num_tokens).rows(first, last), inputs);
     silu_mul(context_, gate, up, gate);
     const std::array<LinearTask, 1> output{{
-        {layer.down, layer.down_bias, activations_.residual(num_tokens).rows(first, last),
-         /*accumulate=*/true},
+        {layer.down, added_once(layer.down_bias),
+         activations_.residual(num_tokens).rows(first, last), shard_.adds_once()},
     }};
     linear(context_, gate, output);
   }
+  group_.all_reduce(activations_.residual(num_tokens));
 }
 
 }  // namespace

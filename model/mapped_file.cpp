@@ -64,6 +64,13 @@ void MappedFile::release() {
   size_ = 0;
 }
 
+void prefetch_mapped_pages(const void* data, std::size_t size) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::size_t before = reinterpret_cast<std::uintptr_t>(data) % page;
+  auto* first = static_cast<const std::byte*>(data) - before;
+  if (size > 0) madvise(mutable_pointer(first), size + before, MADV_WILLNEED);
+}
+
 void drop_mapped_pages(const void* data, std::size_t size) {
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<std::uintptr_t>(data);

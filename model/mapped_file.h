@@ -33,6 +33,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+// The same as MappedFile::prefetch() for [data, data + size) of a mapped file.
+void prefetch_mapped_pages(const void* data, std::size_t size);
+
 // Tells the system that the whole pages within [data, data + size) of a mapped file will not be
 // read again soon: they no longer count as this process's memory (they stay in the page cache and
 // come back if read). Best effort.

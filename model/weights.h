@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device/context.h"
@@ -17,6 +18,14 @@
 
 namespace moba {
 
+// The part of a tensor that a rank takes: [begin, end) of its rows, or of the columns of all rows.
+struct TensorPart {
+  enum class Axis : std::uint8_t { kWhole, kRows, kColumns };
+  Axis axis = Axis::kWhole;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
 // Owns the mapped files and the copies; the views it hands out, of memory of the context's device,
 // stay valid for its life. Not thread-safe.
 //
@@ -24,8 +33,8 @@ namespace moba {
 // that is asked for, and lie there in the order in which they are asked for: matrices (and vectors)
 // that follow one another without a gap are what linear() merges.
 //
-// Every tensor goes through fetch(), which is where a rank of a tensor parallel group takes its
-// rows or columns.
+// A rank of a tensor parallel group takes parts of tensors and reads no more of the files than
+// those: on the CPU rows in place, columns as a copy.
 class Weights {
  public:
   // Maps the checkpoint. `dtype` is the compute dtype: float32, bfloat16 or, on a CUDA device,
@@ -34,16 +43,16 @@ class Weights {
 
   // Throws Error, naming file and tensor, unless there is a tensor of that name and shape and of
   // dtype float32, bfloat16 or float16. Reads nothing of its data. All tensors are checked before
-  // the first is asked for.
-  void check_matrix(const std::string& name, const Shape& shape);
-  void check_vector(const std::string& name, std::int64_t size);
+  // the first is asked for. Shapes and sizes are those of the whole tensor.
+  void check_matrix(const std::string& name, const Shape& shape, const TensorPart& part = {});
+  void check_vector(const std::string& name, std::int64_t size, const TensorPart& part = {});
 
   // A matrix for linear() or embedding(), checked as above. On the CPU in place where its dtype
   // serves the compute dtype: all three for float32, bfloat16 for bfloat16; else, and on other
   // devices, converted to the compute dtype.
-  TensorView matrix(const std::string& name, const Shape& shape);
+  TensorView matrix(const std::string& name, const Shape& shape, const TensorPart& part = {});
   // A norm's weight or a bias, checked as above; whatever its dtype, and in place on the CPU.
-  TensorView vector(const std::string& name, std::int64_t size);
+  TensorView vector(const std::string& name, std::int64_t size, const TensorPart& part = {});
 
   // After the last tensor: what was asked for is there, and what loading took is given back.
   void finish();
@@ -51,8 +60,8 @@ class Weights {
   // Tensors of the checkpoint that were not asked for, but for those known to be of no use.
   std::vector<std::string> unused() const;
 
-  // Asks the system to start reading the files.
-  void prefetch() const { files_.prefetch(); }
+  // Asks the system to start reading what was checked: the files, if no tensor was a part.
+  void prefetch() const;
   // Of the tensors handed out: mapped from files in place, and owned copies.
   std::int64_t mapped_bytes() const { return mapped_bytes_; }
   std::int64_t owned_bytes() const { return owned_bytes_; }
@@ -60,12 +69,22 @@ class Weights {
  private:
   const SafetensorsEntry& find(const std::string& name, const Shape& shape);
   DType matrix_dtype(const SafetensorsEntry& entry) const;
-  TensorView fetch(const SafetensorsEntry& entry, DType dtype);
-  TensorView copy_on_host(const SafetensorsEntry& entry, DType dtype);
-  TensorView copy_to_store(const SafetensorsEntry& entry, DType dtype);
-  // Elements [first, last) of a tensor as `dtype`, by all threads, and no longer wanted in the
-  // file.
-  void convert(const SafetensorsEntry& entry, DType dtype, std::int64_t first, std::int64_t last,
+  // A part of a tensor, where it lies in the file: rows of `columns` elements, row_stride apart.
+  struct Source {
+    const SafetensorsEntry* entry = nullptr;
+    Shape shape;
+    const std::byte* data = nullptr;
+    std::int64_t columns = 0;
+    std::int64_t row_stride = 0;
+    bool is_contiguous() const { return columns == row_stride; }
+  };
+  static Source part_of(const SafetensorsEntry& entry, const TensorPart& part);
+  void note_checked(const Source& source, DType dtype, const TensorPart& part);
+  TensorView fetch(const Source& source, DType dtype);
+  TensorView copy_on_host(const Source& source, DType dtype);
+  TensorView copy_to_store(const Source& source, DType dtype);
+  // Elements [first, last) of a part as `dtype`, by all threads, and no longer wanted in the file.
+  void convert(const Source& source, DType dtype, std::int64_t first, std::int64_t last,
                std::byte* to);
 
   DeviceContext& context_;
@@ -77,6 +96,9 @@ class Weights {
   std::size_t store_cursor_ = 0;  // end of those that are there
   std::unique_ptr<Uploader> uploader_;
   std::set<std::string> used_;
+  std::vector<std::pair<const std::byte*, std::size_t>> parts_;  // that were checked, if any was
+                                                                 // not a whole tensor
+  bool all_whole_ = true;
   std::int64_t mapped_bytes_ = 0;
   std::int64_t owned_bytes_ = 0;
 };

@@ -57,6 +57,24 @@ void embedding(DeviceContext& context, const TensorView& table, const TensorView
   });
 }
 
+void embedding_slice(DeviceContext& context, const TensorView& table, std::int64_t first_id,
+                     std::int64_t /*vocab_size*/, const TensorView& ids, const TensorView& out) {
+  const std::int64_t n = table.dim(1);
+  const auto* id = ids.data<std::int32_t>();
+  const std::size_t row_bytes = static_cast<std::size_t>(n) * dtype_size(out.dtype());
+  const auto convert = MOBA_SIMD_SELECT(context.isa(), convert_rows);
+  for_rows(context, ids.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const std::int64_t from = id[t] - first_id;
+      if (from >= 0 && from < table.dim(0)) {
+        convert(row(table, n, from), table.dtype(), row(out, n, t), out.dtype(), n);
+      } else {
+        std::memset(row(out, n, t), 0, row_bytes);
+      }
+    }
+  });
+}
+
 void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& weight, float eps,
               const TensorView& out) {
   const std::int64_t n = x.dim(1);

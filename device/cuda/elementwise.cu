@@ -29,9 +29,17 @@ __device__ To convert(From x) {
   return from_float<To>(to_float(x));
 }
 
-// out[r, :] = x[index[r], :]; a row whose index is out of range becomes NaN.
+// Rows [first, first + num_rows) of a matrix of `limit` rows: what is picked from.
+struct RowRange {
+  std::int64_t first;
+  std::int64_t num_rows;
+  std::int64_t limit;
+};
+
+// out[r, :] = row index[r] of the matrix of which x holds a range; zeros for the other rows, and
+// NaN for an index that is no row at all.
 template <typename From, typename To>
-__global__ void pick_rows_kernel(const From* x, std::int64_t num_rows, std::int64_t x_stride,
+__global__ void pick_rows_kernel(const From* x, RowRange rows, std::int64_t x_stride,
                                  const std::int32_t* index, To* out, std::int64_t count,
                                  std::int64_t n) {
   start_successors();
@@ -39,15 +47,16 @@ __global__ void pick_rows_kernel(const From* x, std::int64_t num_rows, std::int6
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= n) return;
   for (std::int64_t r = blockIdx.y; r < count; r += gridDim.y) {
-    const std::int64_t from = index[r];
-    const bool inside = from >= 0 && from < num_rows;
+    const std::int64_t from = index[r] - rows.first;
+    const bool inside = from >= 0 && from < rows.num_rows;
+    const bool elsewhere = index[r] >= 0 && index[r] < rows.limit;
     out[r * n + i] = inside ? convert<From, To>(x[from * x_stride + i])
-                            : from_float<To>(__int_as_float(0x7fc00000));
+                            : from_float<To>(elsewhere ? 0.0F : __int_as_float(0x7fc00000));
   }
 }
 
 // The same without a change of dtype, 16 bytes at a time; n and x_stride count those.
-__global__ void pick_pieces_kernel(const uint4* x, std::int64_t num_rows, std::int64_t x_stride,
+__global__ void pick_pieces_kernel(const uint4* x, RowRange rows, std::int64_t x_stride,
                                    const std::int32_t* index, uint4* out, std::int64_t count,
                                    std::int64_t n) {
   start_successors();
@@ -56,14 +65,15 @@ __global__ void pick_pieces_kernel(const uint4* x, std::int64_t num_rows, std::i
   if (i >= n) return;
   constexpr unsigned kNan = 0x7fff7fffU;  // in any of the three dtypes
   for (std::int64_t r = blockIdx.y; r < count; r += gridDim.y) {
-    const std::int64_t from = index[r];
-    const bool inside = from >= 0 && from < num_rows;
-    out[r * n + i] = inside ? x[from * x_stride + i] : uint4{kNan, kNan, kNan, kNan};
+    const std::int64_t from = index[r] - rows.first;
+    const bool inside = from >= 0 && from < rows.num_rows;
+    const unsigned fill = index[r] >= 0 && index[r] < rows.limit ? 0U : kNan;
+    out[r * n + i] = inside ? x[from * x_stride + i] : uint4{fill, fill, fill, fill};
   }
 }
 
-void pick_rows(cudaStream_t stream, const TensorView& x, const TensorView& index,
-               const TensorView& out) {
+void pick_rows(cudaStream_t stream, const TensorView& x, const RowRange& range,
+               const TensorView& index, const TensorView& out) {
   const std::int64_t n = x.dim(1);
   const std::int64_t count = index.dim(0);
   if (n == 0 || count == 0) return;
@@ -72,7 +82,7 @@ void pick_rows(cudaStream_t stream, const TensorView& x, const TensorView& index
   if (x.dtype() == out.dtype() && n % per_piece == 0 && x.row_stride() % per_piece == 0 &&
       aligned(x.raw()) && aligned(out.raw())) {
     launch(stream, {grid_of(n / per_piece, count), dim3(kThreads)}, true, "pick_pieces_kernel",
-           pick_pieces_kernel, static_cast<const uint4*>(x.raw()), x.dim(0),
+           pick_pieces_kernel, static_cast<const uint4*>(x.raw()), range,
            x.row_stride() / per_piece, rows, static_cast<uint4*>(out.raw()), count, n / per_piece);
     return;
   }
@@ -81,7 +91,7 @@ void pick_rows(cudaStream_t stream, const TensorView& x, const TensorView& index
       using From = typename decltype(from_tag)::type;
       using To = typename decltype(to_tag)::type;
       launch(stream, {grid_of(n, count), dim3(kThreads)}, true, "pick_rows_kernel",
-             pick_rows_kernel<From, To>, static_cast<const From*>(x.raw()), x.dim(0),
+             pick_rows_kernel<From, To>, static_cast<const From*>(x.raw()), range,
              x.row_stride(), rows, static_cast<To*>(out.raw()), count, n);
     });
   });
@@ -141,12 +151,17 @@ __global__ void put_bias_kernel(const Bias* bias, Out* out, std::int64_t out_str
 
 void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
                const TensorView& out) {
-  pick_rows(context.cuda()->stream(), table, ids, out);
+  pick_rows(context.cuda()->stream(), table, {0, table.dim(0), table.dim(0)}, ids, out);
+}
+
+void embedding_slice(DeviceContext& context, const TensorView& table, std::int64_t first_id,
+                     std::int64_t vocab_size, const TensorView& ids, const TensorView& out) {
+  pick_rows(context.cuda()->stream(), table, {first_id, table.dim(0), vocab_size}, ids, out);
 }
 
 void gather_rows(DeviceContext& context, const TensorView& x, const TensorView& indices,
                  const TensorView& out) {
-  pick_rows(context.cuda()->stream(), x, indices, out);
+  pick_rows(context.cuda()->stream(), x, {0, x.dim(0), x.dim(0)}, indices, out);
 }
 
 void silu_mul(DeviceContext& context, const TensorView& gate, const TensorView& up,

@@ -7,6 +7,8 @@ namespace moba::cuda {
 // See the functions of the same names in device/ops.h; shapes and dtypes are checked there.
 void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
                const TensorView& out);
+void embedding_slice(DeviceContext& context, const TensorView& table, std::int64_t first_id,
+                     std::int64_t vocab_size, const TensorView& ids, const TensorView& out);
 void rms_norm(DeviceContext& context, const TensorView& x, const TensorView& weight, float eps,
               const TensorView& out);
 void add_rms_norm(DeviceContext& context, const TensorView& x, const TensorView& residual,

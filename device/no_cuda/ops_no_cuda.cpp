@@ -13,6 +13,10 @@ void linear(DeviceContext&, const TensorView&, std::span<const LinearTask>) { re
 void embedding(DeviceContext&, const TensorView&, const TensorView&, const TensorView&) {
   refuse("embedding");
 }
+void embedding_slice(DeviceContext&, const TensorView&, std::int64_t, std::int64_t,
+                     const TensorView&, const TensorView&) {
+  refuse("embedding_slice");
+}
 void rms_norm(DeviceContext&, const TensorView&, const TensorView&, float, const TensorView&) {
   refuse("rms_norm");
 }

@@ -25,6 +25,7 @@ class RecordingModel : public CausalLM {
   RecordingModel(std::unique_ptr<CausalLM> model, Rows& rows)
       : model_(std::move(model)), rows_(rows) {}
   const ModelConfig& config() const override { return model_->config(); }
+  const ShardPlan& shard() const override { return model_->shard(); }
   TensorView forward(const ForwardBatch& batch, KvPool& cache,
                      AttentionBackend& attention) override {
     return model_->forward(batch, cache, attention);

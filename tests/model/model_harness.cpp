@@ -23,7 +23,8 @@ int moba_block_size(const HarnessOptions& options, const ModelConfig& config) {
 
 }  // namespace
 
-ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options)
+ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options,
+                           std::unique_ptr<Communicator> group)
     : options_(options),
       config_(load_model_config(dir)),
       context_(options.device, options.num_threads) {
@@ -32,22 +33,24 @@ ModelHarness::ModelHarness(const std::filesystem::path& dir, const HarnessOption
   }
   if (options_.max_model_len == 0) options_.max_model_len = options_.capacity;
 
+  if (group != nullptr) context_.set_communicators(nullptr, std::move(group));
   model_ =
       load_causal_lm(context_, dir, config_,
                      {options_.dtype, options_.max_model_len, options_.max_num_batched_tokens});
+  const ModelConfig local = model_->shard().local(config_);
   sequences_.resize(static_cast<std::size_t>(options_.num_seqs));
   pages_per_seq_ = (options_.capacity + options_.block_size - 1) / options_.block_size;
   const std::int64_t num_pages = pages_per_seq_ * options_.num_seqs + kSparePages;
   const int moba_size = moba_block_size(options_, config_);
   cache_ = std::make_unique<KvPool>(
       options_.device,
-      KvPoolConfig{config_.num_layers, config_.num_kv_heads, config_.head_dim, options_.block_size,
+      KvPoolConfig{config_.num_layers, local.num_kv_heads, config_.head_dim, options_.block_size,
                    moba_size, options_.dtype},
       num_pages);
   AttentionConfig attention;
   attention.num_layers = config_.num_layers;
-  attention.num_q_heads = config_.num_q_heads;
-  attention.num_kv_heads = config_.num_kv_heads;
+  attention.num_q_heads = local.num_q_heads;
+  attention.num_kv_heads = local.num_kv_heads;
   attention.head_dim = config_.head_dim;
   attention.block_size = options_.block_size;
   attention.moba_block_size = moba_size;
@@ -137,8 +140,8 @@ TensorView ModelHarness::append(std::span<const Chunk> chunks) {
 }
 
 std::vector<float> ModelHarness::logits(const TensorView& hidden) {
-  std::vector<float> result(static_cast<std::size_t>(hidden.dim(0) * config_.vocab_size));
-  const Shape shape{hidden.dim(0), config_.vocab_size};
+  const Shape shape{hidden.dim(0), model_->shard().vocab.size()};
+  std::vector<float> result(static_cast<std::size_t>(shape.num_elements()));
   const Tensor logits(DType::kFloat32, shape, context_.device(), "logits");
   model_->compute_logits(hidden, logits);
   copy_to_host(context_, logits, TensorView(result.data(), DType::kFloat32, shape));

@@ -37,7 +37,9 @@ struct Chunk {
 
 class ModelHarness {
  public:
-  ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options);
+  // A rank of `group`, or the whole model: what is said of heads and vocabulary is then its part.
+  ModelHarness(const std::filesystem::path& dir, const HarnessOptions& options,
+               std::unique_ptr<Communicator> group = nullptr);
 
   const ModelConfig& config() const { return config_; }
   CausalLM& model() { return *model_; }
@@ -56,7 +58,7 @@ class ModelHarness {
   TensorView append(std::span<const Chunk> chunks);
   // Of sequence 0.
   TensorView append(std::span<const std::int32_t> ids);
-  // Logits [rows, vocab_size] of hidden states.
+  // Logits [rows, vocab_size] of hidden states (of the rank's piece of the vocabulary).
   std::vector<float> logits(const TensorView& hidden);
   // Starts sequence 0 over and runs `ids` in chunks of the given sizes (0 or nothing: the rest at
   // once). Returns the logits of all positions in `rows`, one after the other.

@@ -44,6 +44,7 @@ constexpr const char* kEverything = R"({
   "gpu_memory_utilization": 0.5,
   "enable_prefix_caching": false, "max_num_batched_tokens": 512, "max_num_seqs": 2,
   "long_prefill_token_threshold": 99, "max_num_queued": 5,
+  "tensor_parallel_size": 2, "rank_timeout_seconds": 2.5, "communicate_alone": true,
   "threads": 3,
   "temperature": 0.7, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.1,
   "presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": {"15": -1.5, "2": "-inf"},
@@ -71,6 +72,9 @@ void check_everything(const Settings& s) {
   CHECK(s.engine.scheduler.long_prefill_token_threshold == 99);
   CHECK(s.engine.scheduler.max_num_seqs == 2);
   CHECK(s.engine.scheduler.max_num_queued == 5);
+  CHECK(s.engine.parallel.tensor_parallel_size == 2);
+  CHECK(s.engine.parallel.rank_timeout_seconds == 2.5);
+  CHECK(s.engine.parallel.communicate_alone);
   CHECK(s.sampling.temperature == 0.7F);
   CHECK(s.sampling.top_k == 40);
   CHECK(s.sampling.top_p == 0.9F);

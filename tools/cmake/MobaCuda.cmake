@@ -25,3 +25,8 @@ set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
 find_package(CUDAToolkit 12.4 REQUIRED)
+# Groups of GPUs need NCCL; a build without it computes on one.
+find_package(NCCL QUIET)
+if(NOT NCCL_FOUND)
+  message(STATUS "NCCL not found: tensor parallelism is for the CPU only")
+endif()

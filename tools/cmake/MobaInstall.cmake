@@ -25,6 +25,7 @@ if(MOBA_INSTALL_STATIC)
     ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT moba_development)
   install(EXPORT mobaStaticTargets NAMESPACE moba:: DESTINATION "${moba_cmake_dir}" COMPONENT moba_development)
   install(FILES
+    "${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake"
     "${CMAKE_CURRENT_LIST_DIR}/FindPCRE2.cmake"
     "${CMAKE_CURRENT_LIST_DIR}/FindSentencePiece.cmake"
     "${CMAKE_CURRENT_LIST_DIR}/FindUtf8proc.cmake"

@@ -14,6 +14,7 @@
 #include "tools/moba/engine_report.h"
 #include "tools/moba/errors.h"
 #include "tools/moba/input.h"
+#include "tools/moba/launch.h"
 #include "tools/moba/log.h"
 #include "tools/moba/options.h"
 #include "tools/moba/output.h"
@@ -135,7 +136,7 @@ int run_latency(const LatencyOptions& options) {
   Settings settings;
   apply_settings(options.settings.collect(), /*sampling=*/false, settings);
   require_model(settings);
-  const std::unique_ptr<Engine> engine = take(Engine::create(settings.engine));
+  const std::unique_ptr<Engine> engine = open_engine(settings);
   Runner runner(*engine, seed);
   const InterruptScope interrupts;
 

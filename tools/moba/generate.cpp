@@ -11,6 +11,7 @@
 #include "tools/moba/engine_report.h"
 #include "tools/moba/errors.h"
 #include "tools/moba/input.h"
+#include "tools/moba/launch.h"
 #include "tools/moba/options.h"
 #include "tools/moba/output.h"
 #include "tools/moba/progress.h"
@@ -240,7 +241,7 @@ int run(const Options& options) {
   require_model(settings);
   InputText input = read_prompt(options.input.source());
 
-  const std::unique_ptr<Engine> engine = take(Engine::create(settings.engine));
+  const std::unique_ptr<Engine> engine = open_engine(settings);
   fill_sampling(values, *engine, settings);
   log_settings(settings);
 

@@ -4,6 +4,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <memory>
@@ -13,6 +15,7 @@
 
 #include "tools/moba/errors.h"
 #include "tools/moba/help.h"
+#include "tools/moba/launch.h"
 #include "tools/moba/log.h"
 #include "tools/moba/options.h"
 #include "tools/moba/signals.h"
@@ -94,6 +97,8 @@ int run(int argc, const char* const* argv) {
 int guarded_run(int argc, const char* const* argv) {
   try {
     return run(argc, argv);
+  } catch (const RankEnded&) {
+    return 0;
   } catch (const UsageError& error) {
     print_error(error.what());
     return kExitUsage;
@@ -116,5 +121,12 @@ int guarded_run(int argc, const char* const* argv) {
 int main(int argc, char** argv) {
   moba::cli::install_signal_handlers();
   moba::cli::set_up_log(moba::cli::Verbosity::kNormal);
-  return moba::cli::guarded_run(argc, argv);
+  // NVLink multicast is not to be used; NCCL reads this when its first group is made.
+  ::setenv("NCCL_NVLS_ENABLE", "0", 1);
+  // The short name that others gave the option; options of one dash have one letter here.
+  std::vector<const char*> arguments(argv, argv + argc);
+  for (const char*& argument : arguments) {
+    if (std::strcmp(argument, "-tp") == 0) argument = "--tp";
+  }
+  return moba::cli::guarded_run(argc, arguments.data());
 }

@@ -13,6 +13,7 @@
 #include "tools/moba/engine_report.h"
 #include "tools/moba/errors.h"
 #include "tools/moba/input.h"
+#include "tools/moba/launch.h"
 #include "tools/moba/options.h"
 #include "tools/moba/output.h"
 #include "tools/moba/perplexity_plan.h"
@@ -288,7 +289,7 @@ int run(const Options& options) {
   if (settings.engine.max_model_len == 0 && asked_window) {
     settings.engine.max_model_len = std::min(*asked_window, all_tokens);
   }
-  const std::unique_ptr<Engine> engine = take(Engine::create(settings.engine));
+  const std::unique_ptr<Engine> engine = open_engine(settings);
   const EngineInfo& info = engine->info();
   log_settings(settings);
   if (compare && !has_moba(info)) {

@@ -88,6 +88,10 @@ const std::array kSettings{
     Setting{"threads", "-t,--threads", "N",
             "Threads to compute with (default: 0, one per processor)", Scope::kEngine, kMemoryGroup,
             Kind::kInteger},
+    Setting{"tensor_parallel_size", "--tensor-parallel-size,--tp", "N",
+            "Ranks to split the model over: GPUs, or on the CPU threads that share --threads "
+            "(default: 1)",
+            Scope::kEngine, kMemoryGroup, Kind::kInteger},
 
     Setting{"temperature", "--temperature,--temp", "X",
             "Divides the logits; 0 takes the most probable token (default: the checkpoint's, else "

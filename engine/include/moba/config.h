@@ -39,9 +39,10 @@ struct AttentionOptions {
 };
 
 struct CacheOptions {
-  // Bytes for keys, values and centroids. 0: on a GPU all that gpu_memory_utilization leaves; on
-  // the CPU what one sequence of max_model_len needs, or max_num_seqs sequences of 4096 tokens if
-  // that is more, but at most 80% of the memory that is free once the weights are counted.
+  // Bytes for keys, values and centroids, of each rank. 0: on a GPU all that gpu_memory_utilization
+  // leaves; on the CPU what one sequence of max_model_len needs, or max_num_seqs sequences of 4096
+  // tokens if that is more, but at most 80% of the memory that is free once the weights are
+  // counted.
   std::int64_t memory_bytes = 0;
   // On a GPU, the part of its memory that the engine may use in all.
   double gpu_memory_utilization = 0.9;
@@ -65,6 +66,27 @@ struct SchedulerOptions {
   int max_num_queued = 1024;
 };
 
+// How a model is split over ranks that compute each step together (docs/tensor_parallel.md).
+struct ParallelOptions {
+  // Ranks: each holds that part of the heads, of the MLP and of the vocabulary, and the KV cache of
+  // its heads. On the CPU they are threads that share num_threads; on GPUs they have one each. It
+  // must divide the query heads, and divide the KV heads or be a multiple of them.
+  int tensor_parallel_size = 1;
+  // A rank that does not come along for as long ends the engine, and all its requests, with a line
+  // that names it. Seconds; 0: wait for ever.
+  double rank_timeout_seconds = 60;
+  // Ranks in processes of their own, on one host or several: as many as ranks, or 1, all ranks in
+  // this one. Process 0 has the engine, the others call run_rank(). They find process 0 at that
+  // IPv4 address (or name) and port. Nothing they say to each other is encrypted.
+  int num_processes = 1;
+  int process_rank = 0;
+  int local_rank = 0;  // among the processes of this host: which GPU it takes
+  std::string master_address = "127.0.0.1";
+  int master_port = 29500;
+  // For measurements: one GPU alone goes through NCCL all the same.
+  bool communicate_alone = false;
+};
+
 struct EngineConfig {
   std::string model;  // a Hugging Face checkpoint directory
   // "cpu"; "cuda" or "cuda:N", a GPU; "auto": the first GPU if build and machine have one, else the
@@ -82,6 +104,7 @@ struct EngineConfig {
   AttentionOptions attention;
   CacheOptions cache;
   SchedulerOptions scheduler;
+  ParallelOptions parallel;
 };
 
 }  // namespace moba

@@ -33,12 +33,14 @@ struct EngineInfo {
   int max_num_batched_tokens = 0;  // as SchedulerOptions, with the device's defaults in place of 0
   int max_num_seqs = 0;
   std::int64_t num_pages = 0;
+  int tensor_parallel_size = 1;
+  // Of one rank; where ranks differ, of the one that takes most.
   std::int64_t weight_bytes = 0;
   std::int64_t kv_cache_bytes = 0;
   std::int64_t kv_bytes_per_token = 0;
   std::int64_t workspace_bytes = 0;  // activations, attention and sampling
-  int num_threads = 0;
-  std::string cpu_isa;  // "avx2", "avx512", "generic"
+  int num_threads = 0;               // of all ranks
+  std::string cpu_isa;               // "avx2", "avx512", "generic"
 };
 
 // A request that was submitted. Copies stand for the same request, and may outlive the engine.
@@ -145,5 +147,10 @@ class MOBA_API Engine {
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// What processes other than process 0 of a group do (ParallelOptions::num_processes): builds this
+// process's rank with the same configuration and computes with the others until process 0's engine
+// is destroyed. An error of any rank ends it.
+Status run_rank(const EngineConfig& config);
 
 }  // namespace moba
