@@ -12,7 +12,16 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kTileBlocks = 64;
 
 template <int D>
-constexpr int kSharedBytes = 2 * kTileBlocks* kRowBytes<D>;
+constexpr int kTileBytes = kTileBlocks* kRowBytes<D>;
+
+// Scores that a lane may have waiting for a row.
+constexpr int kQueueSize = 12;
+// Columns of scores between two looks at the queues, and how many of these a lane holds of a row.
+constexpr int kStepBlocks = 16;
+constexpr int kStepScores = kStepBlocks / 4;
+constexpr int kQueueBytes = 2 * kQueueSize * kThreads * static_cast<int>(sizeof(float2));
+template <int D>
+constexpr int kSharedBytes = 2 * kTileBytes<D> + kQueueBytes;
 
 // The best blocks that one lane has seen of one row, best first. Blocks come in ascending order, so
 // of equal scores the one that comes later stands first.
@@ -125,6 +134,23 @@ __global__ void __launch_bounds__(kThreads, kCap > 15 ? 1 : 2)
   BestList<kCap> best[2];
   best[0].clear(keep);
   best[1].clear(keep);
+  // Scores that may be among the best wait in shared memory: putting them into the lists is dear,
+  // and done for all lanes at a time it costs as much as for one.
+  float2* const queues = reinterpret_cast<float2*>(shared + 2 * kTileBytes<D>) + threadIdx.x;
+  int waiting[2] = {0, 0};
+  // What a row's scores must reach: what some lane's list of the row holds at its end.
+  float threshold[2] = {-INFINITY, -INFINITY};
+  const auto empty_queue = [&](int h) {
+    for (int i = 0; __any_sync(0xffffffffU, i < waiting[h]); ++i) {
+      if (i < waiting[h]) {
+        const float2 entry = queues[(h * kQueueSize + i) * kThreads];
+        if (entry.x >= best[h].worst()) best[h].insert(entry.x, __float_as_int(entry.y));
+      }
+    }
+    waiting[h] = 0;
+    threshold[h] = quad_max(best[h].worst());
+  };
+
   load_centroids<T, D>(p, table, tile.kv_head, 0, end, smem);
   cp_async_commit();
   int stage = 0;
@@ -132,42 +158,55 @@ __global__ void __launch_bounds__(kThreads, kCap > 15 ? 1 : 2)
     cp_async_wait<0>();
     __syncthreads();
     if (first + kTileBlocks < end) {
-      load_centroids<T, D>(
-          p, table, tile.kv_head, first + kTileBlocks, end,
-          smem + static_cast<std::uint32_t>((stage ^ 1) * kTileBlocks * kRowBytes<D>));
+      load_centroids<T, D>(p, table, tile.kv_head, first + kTileBlocks, end,
+                           smem + static_cast<std::uint32_t>((stage ^ 1) * kTileBytes<D>));
       cp_async_commit();
     }
-    const std::uint32_t tile_smem =
-        smem + static_cast<std::uint32_t>(stage * kTileBlocks * kRowBytes<D>);
-    // A score below what some lane's list of the row holds at its end is not among the best.
-    float threshold[2] = {quad_max(best[0].worst()), quad_max(best[1].worst())};
+    const std::uint32_t tile_smem = smem + static_cast<std::uint32_t>(stage * kTileBytes<D>);
 #pragma unroll
-    for (int n = 0; n < kTileBlocks / 16; ++n) {
+    for (int n = 0; n < kTileBlocks / kStepBlocks; ++n) {
+      if (first + n * kStepBlocks >= end) break;
       float s[2][4] = {};
 #pragma unroll
       for (int ks = 0; ks < D / 16; ++ks) {
-        const int row = n * 16 + lane / 16 * 8 + lane % 8;
+        const int row = n * kStepBlocks + lane / 16 * 8 + lane % 8;
         std::uint32_t b[4];
         ldmatrix_x4(b, tile_smem + static_cast<std::uint32_t>(row * kRowBytes<D> + ks * 32 +
                                                               (lane / 8 % 2) * 16));
         mma_16816<T>(s[0], q[ks], b[0], b[1]);
         mma_16816<T>(s[1], q[ks], b[2], b[3]);
       }
-      const bool all_past = first + n * 16 + 16 <= least_own;
+      const int step_first = first + n * kStepBlocks;
+      const bool all_past = step_first + kStepBlocks <= least_own;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
+        if (!all_past) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int block = first + n * 16 + e / 2 * 8 + lane % 4 * 2 + e % 2;
-          const float score = s[e / 2][2 * h + e % 2];
-          if (score >= threshold[h] && (all_past || block < own[h])) {
-            best[h].insert(score, block);
-            threshold[h] = fmaxf(threshold[h], best[h].worst());
+          for (int e = 0; e < kStepScores; ++e) {
+            const int block = step_first + e / 2 * 8 + lane % 4 * 2 + e % 2;
+            // Not a number: reaches no threshold.
+            if (block >= own[h]) s[e / 2][2 * h + e % 2] = NAN;
           }
         }
+        const float largest =
+            fmaxf(fmaxf(s[0][2 * h], s[0][2 * h + 1]), fmaxf(s[1][2 * h], s[1][2 * h + 1]));
+        if (largest >= threshold[h]) {
+#pragma unroll
+          for (int e = 0; e < kStepScores; ++e) {
+            const float score = s[e / 2][2 * h + e % 2];
+            if (score >= threshold[h]) {
+              queues[(h * kQueueSize + waiting[h]) * kThreads] =
+                  make_float2(score, __int_as_float(step_first + e / 2 * 8 + lane % 4 * 2 + e % 2));
+              ++waiting[h];
+            }
+          }
+        }
+        if (__any_sync(0xffffffffU, waiting[h] > kQueueSize - kStepScores)) empty_queue(h);
       }
     }
   }
+  empty_queue(0);
+  empty_queue(1);
 
   // The row's best among its four lanes' lists.
 #pragma unroll

@@ -63,6 +63,6 @@ struct RankTile {
 };
 
 inline constexpr int kGateRows = 128;
-inline constexpr int kRankRows = 4096;
+inline constexpr int kRankRows = 1024;
 
 }  // namespace moba::cuda
