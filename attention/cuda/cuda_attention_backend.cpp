@@ -60,8 +60,9 @@ class CudaAttentionBackend : public AttentionBackend {
     MOBA_CHECK(rows < std::int64_t{1} << (32 - kSlotBits),
                "attention: ", config.max_num_batched_tokens, " tokens of ", config.num_q_heads,
                " heads in a batch are more than ", 1 << (32 - kSlotBits), " rows");
+    const int tile_rows = hopper_ ? tile_rows_sm90(config.head_dim) : kTileRows;
     limits_ = make_plan_limits(
-        config, {by_rows_, context_.num_multiprocessors(), options.max_partial_bytes});
+        config, {by_rows_, tile_rows, context_.num_multiprocessors(), options.max_partial_bytes});
     layout_ = make_workspace_layout(config, limits_, by_rows_);
     fixed_ = Buffer(device_, layout_.size, "attention workspace");
     staging_.emplace(device_, layout_.uploaded, "attention metadata");
@@ -432,7 +433,8 @@ class CudaAttentionBackend : public AttentionBackend {
       launch_decode_gate(p, config_.dtype, context_.stream());
       issued("gate");
     }
-    launch_decode_attention(p, selects, config_.dtype, context_.stream());
+    launch_decode_attention(p, selects, config_.dtype, context_.max_shared_bytes(),
+                            context_.stream());
     issued("decode");
   }
 

@@ -11,16 +11,26 @@
 namespace moba::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kStages = 3;
+// Warps of a block of threads and chunks that a warp has room for.
+template <int kWarpCount, int kStageCount>
+struct DecodeShape {
+  static constexpr int kWarps = kWarpCount;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kStages = kStageCount;
+};
+// One block a multiprocessor where shared memory is large, two where it is not.
+using LargeShape = DecodeShape<8, 3>;
+using SmallShape = DecodeShape<4, 2>;
+constexpr int kLargeParts = 1;
+constexpr int kSmallParts = 2;
 
 template <int D>
 constexpr int kStageBytes = 2 * kChunkKeys* kRowBytes<D>;
-template <int D>
-constexpr int kPipelineBytes = kWarps* kStages* kStageBytes<D>;
+template <typename S, int D>
+constexpr int kPipelineBytes = S::kWarps* S::kStages* kStageBytes<D>;
+
 // Where warps put their results together.
-template <int D>
+template <int kWarps, int D>
 struct MergeSpace {
   float out[kWarps][kUnitRows][D];
   float weight[kWarps][kUnitRows];
@@ -177,7 +187,7 @@ struct CombineSpace {
 };
 
 // Puts the parts' pieces of a unit together and writes its rows. All threads of the block.
-template <typename T>
+template <typename T, typename S>
 __device__ void combine_unit(const DecodeParams& p, const DecodeUnit& unit, int first_part,
                              int last_part, const CombineSpace& space) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -186,11 +196,11 @@ __device__ void combine_unit(const DecodeParams& p, const DecodeUnit& unit, int 
   const int num_pieces = last_part - first_part + 1;
   // The first part ends in the unit's beginning: its piece is that part's second.
   const auto piece_of = [&](int i) { return 2 * (first_part + i) + (i == 0 ? 1 : 0); };
-  for (int i = static_cast<int>(threadIdx.x); i < num_pieces * kUnitRows; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < num_pieces * kUnitRows; i += S::kThreads) {
     space.stats[i] = __ldcg(p.part_stats + piece_of(i / kUnitRows) * kUnitRows + i % kUnitRows);
   }
   __syncthreads();
-  for (int row = warp; row < unit.num_rows; row += kWarps) {
+  for (int row = warp; row < unit.num_rows; row += S::kWarps) {
     float largest = -INFINITY;
     for (int i = lane; i < num_pieces; i += 32) {
       largest = fmaxf(largest, space.stats[i * kUnitRows + row].x);
@@ -213,7 +223,7 @@ __device__ void combine_unit(const DecodeParams& p, const DecodeUnit& unit, int 
   __syncthreads();
   T* out = static_cast<T*>(p.out) + unit.first_query_row * head_dim;
   const int quads = head_dim / 4;
-  for (int i = static_cast<int>(threadIdx.x); i < unit.num_rows * quads; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < unit.num_rows * quads; i += S::kThreads) {
     const int row = i / quads;
     const int column = i % quads * 4;
     float4 total = make_float4(0, 0, 0, 0);
@@ -237,8 +247,11 @@ __device__ void combine_unit(const DecodeParams& p, const DecodeUnit& unit, int 
 }
 
 // divide_decode() for what the gate chose, by every block of threads for its own part.
+template <typename S>
 __device__ __forceinline__ void divide_here(const DecodeParams& p, int part, DecodeStart& at,
                                             DecodeStart& end, int& part_chunks) {
+  constexpr int kThreads = S::kThreads;
+  constexpr int kWarps = S::kWarps;
   __shared__ std::int64_t sums[kWarps];
   __shared__ DecodeStart bounds[2];
   const int thread = static_cast<int>(threadIdx.x);
@@ -283,11 +296,14 @@ __device__ __forceinline__ void divide_here(const DecodeParams& p, int part, Dec
   part_chunks = static_cast<int>(per);
 }
 
-template <typename T, int D, bool kSelected>
-__global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant__ DecodeParams p) {
+template <typename T, int D, bool kSelected, typename S>
+__global__ void __launch_bounds__(S::kThreads)
+    decode_kernel(const __grid_constant__ DecodeParams p) {
+  constexpr int kWarps = S::kWarps;
+  constexpr int kStages = S::kStages;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ bool is_last;
-  MergeSpace<D>& merge = *reinterpret_cast<MergeSpace<D>*>(shared);
+  MergeSpace<kWarps, D>& merge = *reinterpret_cast<MergeSpace<kWarps, D>*>(shared);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int part = static_cast<int>(blockIdx.x);
@@ -298,7 +314,7 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant_
   int part_chunks = 0;
   if constexpr (kSelected) {
     wait_for_previous_kernel();
-    divide_here(p, part, at, end, part_chunks);
+    divide_here<S>(p, part, at, end, part_chunks);
   } else {
     at = p.starts[part];
     end = p.starts[part + 1];
@@ -391,7 +407,7 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant_
     const int head_dim = p.heads.head_dim;
     const int piece = 2 * part + (at.chunk == 0 ? 1 : 0);
     const int pairs = head_dim / 2;
-    for (int i = static_cast<int>(threadIdx.x); i < unit.num_rows * pairs; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < unit.num_rows * pairs; i += S::kThreads) {
       const int row = i / pairs;
       const int column = i % pairs * 2;
       float2 total = make_float2(0, 0);
@@ -428,35 +444,53 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const __grid_constant_
       __syncthreads();
       if (is_last) {
         __threadfence();
-        combine_unit<T>(p, unit, first_part, last_part,
-                        {reinterpret_cast<float2*>(shared + kUnitRows * sizeof(float)),
-                         reinterpret_cast<float*>(shared)});
+        combine_unit<T, S>(p, unit, first_part, last_part,
+                           {reinterpret_cast<float2*>(shared + kUnitRows * sizeof(float)),
+                            reinterpret_cast<float*>(shared)});
       }
     }
     __syncthreads();
   }
 }
 
-template <typename T, int D, bool kSelected>
+template <typename T, int D, bool kSelected, typename S>
 void launch(const DecodeParams& params, cudaStream_t stream) {
-  const int shared_bytes = std::max({kPipelineBytes<D>, static_cast<int>(sizeof(MergeSpace<D>)),
-                                     combine_bytes(params.num_parts)});
-  MOBA_CUDA_CHECK(cudaFuncSetAttribute(decode_kernel<T, D, kSelected>,
+  constexpr int kMergeBytes = static_cast<int>(sizeof(MergeSpace<S::kWarps, D>));
+  const int shared_bytes =
+      std::max({kPipelineBytes<S, D>, kMergeBytes, combine_bytes(params.num_parts)});
+  MOBA_CUDA_CHECK(cudaFuncSetAttribute(decode_kernel<T, D, kSelected, S>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   // Behind the gate it starts while the gate still runs, and waits before it reads what that wrote.
-  launch_after(decode_kernel<T, D, kSelected>, dim3(static_cast<unsigned>(params.num_parts)),
-               kThreads, shared_bytes, stream, kSelected, params);
+  launch_after(decode_kernel<T, D, kSelected, S>, dim3(static_cast<unsigned>(params.num_parts)),
+               S::kThreads, shared_bytes, stream, kSelected, params);
+}
+
+template <typename T, int D, typename S>
+void launch_shape(const DecodeParams& params, bool use_selection, cudaStream_t stream) {
+  if (use_selection) {
+    launch<T, D, true, S>(params, stream);
+  } else {
+    launch<T, D, false, S>(params, stream);
+  }
+}
+
+bool has_large_shape(std::size_t max_shared_bytes) {
+  return max_shared_bytes >= std::size_t{kPipelineBytes<LargeShape, kMaxHalfHeadDim>};
 }
 
 }  // namespace
 
+int decode_parts(int num_multiprocessors, std::size_t max_shared_bytes) {
+  return num_multiprocessors * (has_large_shape(max_shared_bytes) ? kLargeParts : kSmallParts);
+}
+
 void launch_decode_attention(const DecodeParams& params, bool use_selection, DType dtype,
-                             cudaStream_t stream) {
+                             std::size_t max_shared_bytes, cudaStream_t stream) {
   dispatch_half(dtype, params.heads.head_dim, [&]<typename T, int D>() {
-    if (use_selection) {
-      launch<T, D, true>(params, stream);
+    if (has_large_shape(max_shared_bytes)) {
+      launch_shape<T, D, LargeShape>(params, use_selection, stream);
     } else {
-      launch<T, D, false>(params, stream);
+      launch_shape<T, D, SmallShape>(params, use_selection, stream);
     }
   });
 }

@@ -6,6 +6,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "attention/cuda/decode_plan.h"
@@ -57,6 +58,10 @@ struct DecodeParams {
 void launch_decode_gate(const DecodeParams& params, DType dtype, cudaStream_t stream);
 // `use_selection`: launch_decode_gate() came before.
 void launch_decode_attention(const DecodeParams& params, bool use_selection, DType dtype,
-                             cudaStream_t stream);
+                             std::size_t max_shared_bytes, cudaStream_t stream);
+
+// Parts that a device's work is divided into, all of which run at once. max_shared_bytes: what a
+// block of threads may have of shared memory.
+int decode_parts(int num_multiprocessors, std::size_t max_shared_bytes);
 
 }  // namespace moba::cuda

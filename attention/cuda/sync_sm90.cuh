@@ -36,12 +36,39 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_
       : "memory");
 }
 
+// Whether that phase has completed.
+__device__ __forceinline__ bool barrier_test(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 // Among `threads` threads of a block.
 __device__ __forceinline__ void named_barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Whether `value` holds for all of them.
+__device__ __forceinline__ bool named_barrier_and(int id, int threads, bool value) {
+  std::uint32_t all;
+  asm volatile(
+      "{\n.reg .pred mine;\n.reg .pred all;\n"
+      "setp.ne.u32 mine, %3, 0;\n"
+      "barrier.red.and.pred all, %1, %2, mine;\n"
+      "selp.u32 %0, 1, 0, all;\n}"
+      : "=r"(all)
+      : "r"(id), "r"(threads), "r"(value ? 1U : 0U)
+      : "memory");
+  return all != 0;
 }
 
 // Shared memory that this thread wrote is seen by matrix instructions and the copy engine.

@@ -9,6 +9,9 @@
 
 namespace moba::cuda {
 
+// Rows of a tile.
+int tile_rows_sm90(int head_dim);
+
 // Keys of a box that the tensor maps of K and V pages describe, which are matrices [num_pages *
 // num_kv_heads * block_size, head_dim].
 int page_box_rows(int block_size);

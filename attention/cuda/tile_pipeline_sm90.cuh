@@ -11,22 +11,17 @@
 namespace moba::cuda::sm90 {
 
 constexpr int kTileKeys = 128;
-constexpr int kConsumerGroups = 2;
-constexpr int kThreads = 128 * (1 + kConsumerGroups);
 constexpr int kQueryThreads = 96;
-constexpr int kConsumerWarps = 4 * kConsumerGroups;
 // Tiles whose queries are in shared memory.
 constexpr int kTileSlots = 2;
-constexpr int kProducerRegisters = 40;
-constexpr int kConsumerRegisters = 232;
 
 // Named barriers; 0 is __syncthreads.
 constexpr int kQueryBarrier = 1;
-constexpr int kTurnBarrier = 2;  // + warpgroup
+constexpr int kGroupBarrier = 2;  // + consumer warpgroup
+constexpr int kTurnBarrier = 5;   // + consumer warpgroup
 
-// 64 columns of a tile's rows or keys.
-constexpr int kPanelBytes = kTileKeys * kSwizzleRowBytes;
-static_assert(kTileRows == kTileKeys);
+// 64 columns of a tile's keys.
+constexpr int kKeyPanelBytes = kTileKeys * kSwizzleRowBytes;
 
 struct TileInfo {
   int valid;
@@ -43,24 +38,36 @@ struct TileInfo {
   int first_entry;  // listed rows
 };
 
+// Sizes by number of dimensions. Each consumer warpgroup computes 64 rows. Of 64 dimensions the
+// matrix products take half the time, the exponentials the same: a third warpgroup fills the gaps.
 template <int D>
-struct Shared {
+struct Shape {
+  static constexpr int kGroups = D == 64 ? 3 : 2;
+  static constexpr int kRows = 64 * kGroups;
+  static constexpr int kThreads = 128 * (1 + kGroups);
+  static constexpr int kConsumerWarps = 4 * kGroups;
+  static constexpr int kProducerRegisters = D == 64 ? 32 : 40;
+  static constexpr int kConsumerRegisters = D == 64 ? 160 : 232;
   static constexpr int kPanels = D / kSwizzleColumns;
   static constexpr int kStages = D == 64 ? 4 : 2;
-  static constexpr int kTileBytes = kPanels * kPanelBytes;
+  static constexpr int kQueryPanelBytes = kRows * kSwizzleRowBytes;
+};
 
-  alignas(1024) unsigned char q[kTileSlots][kTileBytes];
-  alignas(1024) unsigned char k[kStages][kTileBytes];
-  alignas(1024) unsigned char v[kStages][kTileBytes];
-  std::int64_t row_source[kTileSlots][kTileRows];  // token * num_q_heads + head; -1: no row
-  std::int64_t row_place[kTileSlots][kTileRows];   // row of `out` or of the partials
-  float row_lse[kTileRows];                        // of results that are still to be merged
+template <int D>
+struct Shared {
+  using S = Shape<D>;
+  alignas(1024) unsigned char q[kTileSlots][S::kPanels * S::kQueryPanelBytes];
+  alignas(1024) unsigned char k[S::kStages][S::kPanels * kKeyPanelBytes];
+  alignas(1024) unsigned char v[S::kStages][S::kPanels * kKeyPanelBytes];
+  std::int64_t row_source[kTileSlots][S::kRows];  // token * num_q_heads + head; -1: no row
+  std::int64_t row_place[kTileSlots][S::kRows];   // row of `out` or of the partials
+  float row_lse[S::kRows];                        // of results that are still to be merged
   TileInfo info[kTileSlots];
   alignas(8) std::uint64_t tile_full[kTileSlots];
   std::uint64_t tile_empty[kTileSlots];
   std::uint64_t q_full[kTileSlots];
-  std::uint64_t k_full[kStages], k_empty[kStages];
-  std::uint64_t v_full[kStages], v_empty[kStages];
+  std::uint64_t k_full[S::kStages], k_empty[S::kStages];
+  std::uint64_t v_full[S::kStages], v_empty[S::kStages];
   std::uint64_t v_raw;
 };
 // Dynamic shared memory begins at a multiple of 16 bytes only.
@@ -117,7 +124,7 @@ template <int D, bool kListed>
 __device__ void produce_keys(const TileAttentionParams& p, const CUtensorMap* k_map,
                              const CUtensorMap* v_map, std::int32_t* tile_counter, int box_rows,
                              Shared<D>& shared, int lane) {
-  using S = Shared<D>;
+  using S = Shape<D>;
   const int num_tiles = kListed ? *p.num_list_tiles : p.num_row_tiles;
   Ring<S::kStages> k_ring;
   Ring<S::kStages> v_ring;
@@ -149,8 +156,6 @@ __device__ void produce_keys(const TileAttentionParams& p, const CUtensorMap* k_
     const std::int32_t* table = p.batch.tables + p.batch.table_begin[info.seq];
     const int seq_len = p.batch.seq_lens[info.seq];
     const int boxes = kTileKeys / box_rows;
-    // Page ids are looked up 32 boxes at a time.
-    int box_page = 0;
     const auto row_of = [&](int key) {  // of the tensor maps
       const int logical = key / p.pages.block_size_div;
       const int page = __ldg(table + logical);
@@ -162,7 +167,7 @@ __device__ void produce_keys(const TileAttentionParams& p, const CUtensorMap* k_
       // Lane b has the place of box b.
       const int key = first + lane * box_rows;
       const bool there = lane < boxes && key < seq_len;
-      box_page = there ? row_of(key) : 0;
+      const int row = there ? row_of(key) : 0;
       const int num_boxes = __popc(__ballot_sync(0xffffffffU, there));
       const std::uint32_t barrier = smem_address(full);
       if (lane == 0) {
@@ -174,9 +179,9 @@ __device__ void produce_keys(const TileAttentionParams& p, const CUtensorMap* k_
 #pragma unroll
         for (int panel = 0; panel < S::kPanels; ++panel) {
           copy_box(
-              smem_address(target) + static_cast<std::uint32_t>(panel * kPanelBytes +
+              smem_address(target) + static_cast<std::uint32_t>(panel * kKeyPanelBytes +
                                                                 lane * box_rows * kSwizzleRowBytes),
-              map, panel * kSwizzleColumns, box_page, barrier);
+              map, panel * kSwizzleColumns, row, barrier);
         }
       }
     };
@@ -200,7 +205,7 @@ __device__ void produce_keys(const TileAttentionParams& p, const CUtensorMap* k_
         for (int i = lane; i < (kTileKeys - rows) * 8 * S::kPanels; i += 32) {
           const int row = rows + i / (8 * S::kPanels);
           const int piece = i % (8 * S::kPanels);
-          *reinterpret_cast<uint4*>(shared.v[stage] + piece / 8 * kPanelBytes +
+          *reinterpret_cast<uint4*>(shared.v[stage] + piece / 8 * kKeyPanelBytes +
                                     row * kSwizzleRowBytes + piece % 8 * 16) =
               make_uint4(0, 0, 0, 0);
         }
@@ -221,6 +226,7 @@ __device__ void produce_keys(const TileAttentionParams& p, const CUtensorMap* k_
 // Gathers tiles' queries. kQueryThreads threads.
 template <typename T, int D, bool kListed>
 __device__ void produce_queries(const TileAttentionParams& p, Shared<D>& shared, int thread) {
+  using S = Shape<D>;
   constexpr int kPieces = D / 8;
   for (int count = 0;; ++count) {
     const int slot = count % kTileSlots;
@@ -230,7 +236,7 @@ __device__ void produce_queries(const TileAttentionParams& p, Shared<D>& shared,
       barrier_arrive(smem_address(&shared.q_full[slot]));
       return;
     }
-    for (int r = thread; r < kTileRows; r += kQueryThreads) {
+    for (int r = thread; r < S::kRows; r += kQueryThreads) {
       std::int64_t source = -1;
       std::int64_t place = -1;
       if (r < info.num_rows) {
@@ -255,14 +261,14 @@ __device__ void produce_queries(const TileAttentionParams& p, Shared<D>& shared,
     const T* q = static_cast<const T*>(p.q);
     const std::uint32_t target = smem_address(shared.q[slot]);
 #pragma unroll 4
-    for (int i = thread; i < kTileRows * kPieces; i += kQueryThreads) {
+    for (int i = thread; i < S::kRows * kPieces; i += kQueryThreads) {
       const int row = i / kPieces;
       const int piece = i % kPieces;
       const std::int64_t source = shared.row_source[slot][row];
       const bool valid = source >= 0 && piece * 8 < p.heads.head_dim;
-      cp_async_16(
-          target + static_cast<std::uint32_t>(piece / 8 * kPanelBytes) + swizzled(row, piece % 8),
-          valid ? q + source * p.heads.head_dim + piece * 8 : q, valid);
+      cp_async_16(target + static_cast<std::uint32_t>(piece / 8 * S::kQueryPanelBytes) +
+                      swizzled(row, piece % 8),
+                  valid ? q + source * p.heads.head_dim + piece * 8 : q, valid);
     }
     cp_async_commit();
     cp_async_wait<0>();

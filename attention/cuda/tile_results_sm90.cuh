@@ -19,7 +19,7 @@ __device__ __forceinline__ void write_rows(const TileAttentionParams& p, T* base
     const std::int64_t place = shared.row_place[slot][row];
     if (place < 0 || piece * 8 >= head_dim) continue;
     *reinterpret_cast<uint4*>(base + place * head_dim + piece * 8) =
-        *reinterpret_cast<const uint4*>(shared.q[slot] + piece / 8 * kPanelBytes +
+        *reinterpret_cast<const uint4*>(shared.q[slot] + piece / 8 * Shape<D>::kQueryPanelBytes +
                                         swizzled(row, piece % 8));
   }
 }
@@ -40,9 +40,11 @@ template <typename T, int D>
 __device__ __forceinline__ void write_merged(const TileAttentionParams& p, const Shared<D>& shared,
                                              int slot, int first_row, int lane) {
   constexpr int kPieces = D / 8;
-  constexpr int kBatch = 8;  // partial results that are on their way at once
+  // Partial results that are on their way at once, as registers allow.
+  constexpr int kBatch = D == 64 ? 4 : 8;
+  constexpr int kUnroll = D == 64 ? 1 : 2;
   const int head_dim = p.heads.head_dim;
-#pragma unroll 2
+#pragma unroll kUnroll
   for (int i = lane; i < 16 * kPieces; i += 32) {
     const int row = first_row + i / kPieces;
     const int piece = i % kPieces;
@@ -54,28 +56,34 @@ __device__ __forceinline__ void write_merged(const TileAttentionParams& p, const
         reinterpret_cast<const uint4*>(static_cast<const T*>(p.partials.out) + first * head_dim) +
         piece;
     const float own = shared.row_lse[row];
+    // The first batch is on its way before its weights are known.
+    uint4 x[kBatch];
+    const auto fetch = [&](int begin) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (begin + j < p.merge_slots) {
+          x[j] = __ldcs(partial + static_cast<std::int64_t>(begin + j) * (head_dim / 8));
+        }
+      }
+    };
+    fetch(1);
     float largest = own;
     for (int s = 1; s < p.merge_slots; ++s) largest = fmaxf(largest, __ldg(lse + s));
     float total = exp2_fast(own - largest);
     float sum[8] = {};
-    add_weighted<T>(sum, total,
-                    *reinterpret_cast<const uint4*>(shared.q[slot] + piece / 8 * kPanelBytes +
-                                                    swizzled(row, piece % 8)));
+    add_weighted<T>(
+        sum, total,
+        *reinterpret_cast<const uint4*>(shared.q[slot] + piece / 8 * Shape<D>::kQueryPanelBytes +
+                                        swizzled(row, piece % 8)));
     for (int begin = 1; begin < p.merge_slots; begin += kBatch) {
-      uint4 x[kBatch];
-      float weight[kBatch];
+      if (begin > 1) fetch(begin);
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        const int s = begin + j;
-        weight[j] = s < p.merge_slots ? exp2_fast(__ldg(lse + s) - largest) : 0.0F;
+        const float weight =
+            begin + j < p.merge_slots ? exp2_fast(__ldg(lse + begin + j) - largest) : 0.0F;
+        total += weight;
         // A slot without a result has weight zero and may hold anything.
-        x[j] = weight[j] > 0.0F ? __ldcs(partial + static_cast<std::int64_t>(s) * (head_dim / 8))
-                                : make_uint4(0, 0, 0, 0);
-      }
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        total += weight[j];
-        add_weighted<T>(sum, weight[j], x[j]);
+        if (weight > 0.0F) add_weighted<T>(sum, weight, x[j]);
       }
     }
     const float inverse = 1.0F / total;

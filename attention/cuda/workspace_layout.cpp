@@ -9,8 +9,6 @@
 namespace moba::cuda {
 namespace {
 
-// Blocks of threads of the decode kernel that run on a multiprocessor at once.
-constexpr int kDecodePartsPerMultiprocessor = 2;
 // Blocks of threads that the decode gate is spread over, where there are few units.
 constexpr int kGateBlocks = 1024;
 constexpr int kMaxGateSplits = 16;
@@ -24,9 +22,9 @@ constexpr std::int64_t kMaxTableEntries = std::int64_t{1} << 24;
 
 PlanLimits make_plan_limits(const AttentionConfig& config, const WorkspaceShape& shape) {
   PlanLimits limits;
-  limits.decode_parts = kDecodePartsPerMultiprocessor * shape.num_multiprocessors;
+  limits.decode_parts = shape.decode_parts;
   if (shape.by_rows) return limits;
-  limits.tile_rows = kTileRows;
+  limits.tile_rows = shape.tile_rows;
   limits.max_buckets = std::max<std::int64_t>(
       std::int64_t{config.num_kv_heads} * (config.max_model_len / config.moba_block_size + 1),
       std::int64_t{1} << 16);

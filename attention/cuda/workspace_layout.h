@@ -47,7 +47,8 @@ struct WorkspaceLayout {
 
 struct WorkspaceShape {
   bool by_rows = false;  // the kernels without matrix instructions, which need metadata only
-  int num_multiprocessors = 0;
+  int tile_rows = 0;
+  int decode_parts = 0;
   std::int64_t max_partial_bytes = 0;
 };
 
