@@ -91,8 +91,8 @@ void pick_rows(cudaStream_t stream, const TensorView& x, const RowRange& range,
       using From = typename decltype(from_tag)::type;
       using To = typename decltype(to_tag)::type;
       launch(stream, {grid_of(n, count), dim3(kThreads)}, true, "pick_rows_kernel",
-             pick_rows_kernel<From, To>, static_cast<const From*>(x.raw()), range,
-             x.row_stride(), rows, static_cast<To*>(out.raw()), count, n);
+             pick_rows_kernel<From, To>, static_cast<const From*>(x.raw()), range, x.row_stride(),
+             rows, static_cast<To*>(out.raw()), count, n);
     });
   });
 }
