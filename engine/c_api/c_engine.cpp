@@ -72,6 +72,13 @@ moba_status moba_engine_tokenizer(const moba_engine* engine, moba_tokenizer** ou
   });
 }
 
+moba_status moba_run_rank(const moba_config* config) {
+  return guarded([&] {
+    require(config, "config");
+    return moba::c_api::to_c(moba::run_rank(config->configuration.engine()));
+  });
+}
+
 moba_status moba_engine_info(const moba_engine* engine, moba_info* info) {
   return guarded([&] {
     require(engine, "engine");
@@ -94,6 +101,7 @@ moba_status moba_engine_info(const moba_engine* engine, moba_info* info) {
     to.kv_cache_bytes = from.kv_cache_bytes;
     to.kv_bytes_per_token = from.kv_bytes_per_token;
     to.workspace_bytes = from.workspace_bytes;
+    to.tensor_parallel_size = from.tensor_parallel_size;
     moba::c_api::write_struct(to, info, "info");
     return MOBA_OK;
   });

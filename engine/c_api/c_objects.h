@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "moba/chat_template.h"
 #include "moba/engine.h"
 #include "moba/moba.h"
 #include "moba/request.h"
@@ -47,6 +48,10 @@ struct moba_config {
 
 struct moba_tokenizer {
   moba::TokenizerHandle tokenizer;
+};
+
+struct moba_chat_template {
+  moba::ChatTemplateHandle chat_template;
 };
 
 struct moba_engine {

@@ -1,7 +1,5 @@
 // Requests on their way: callbacks, handles and streams.
-#include <algorithm>
 #include <chrono>
-#include <cstring>
 
 #include "engine/c_api/c_objects.h"
 #include "engine/c_api/c_status.h"
@@ -31,18 +29,6 @@ moba_token make_token(std::int32_t token_id, int sample, const std::string& text
           logprob == nullptr ? nullptr : logprob->items().data()};
 }
 
-// As much as the caller's version knows, the rest null.
-moba_callbacks read_callbacks(const moba_callbacks& from) {
-  if (from.struct_size < 2 * sizeof(size_t) || from.struct_size > kMaxStructSize) {
-    throw StatusError(StatusCode::kInvalidArgument,
-                      concat("callbacks->struct_size is ", from.struct_size,
-                             ": begin with moba_callbacks_init()"));
-  }
-  moba_callbacks callbacks{};
-  std::memcpy(&callbacks, &from, std::min(from.struct_size, sizeof(callbacks)));
-  return callbacks;
-}
-
 moba_status wait_for(const RequestHandle& handle, double timeout_seconds, moba_output** out) {
   if (timeout_seconds != timeout_seconds) return fail(MOBA_INVALID_ARGUMENT, "timeout is NaN");
   if (timeout_seconds >= 0 && !handle.wait_for(std::chrono::duration<double>(timeout_seconds))) {
@@ -61,7 +47,7 @@ const Engine* engine_of_callback() { return callback_engine; }
 Callbacks make_callbacks(const moba_callbacks* given, const Engine* engine) {
   Callbacks callbacks;
   if (given == nullptr) return callbacks;
-  const moba_callbacks c = read_callbacks(*given);
+  const moba_callbacks c = read_struct(given, "callbacks");
   if (c.on_token != nullptr) {
     callbacks.on_token = [c, engine](const TokenEvent& event) {
       const CallbackScope scope(engine);

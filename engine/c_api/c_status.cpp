@@ -15,6 +15,9 @@ struct LastError {
 };
 thread_local LastError last_error;
 
+// A struct_size over this was never set.
+constexpr size_t kMaxStructSize = 4096;
+
 }  // namespace
 
 moba_status to_c(StatusCode code) {
@@ -59,6 +62,13 @@ moba_status fail_with_current_exception() noexcept {
   } catch (...) {
     return fail(MOBA_INTERNAL, "something was thrown that is no exception");
   }
+}
+
+void check_struct_size(size_t struct_size, std::string_view name) {
+  if (struct_size >= 2 * sizeof(size_t) && struct_size <= kMaxStructSize) return;
+  throw StatusError(StatusCode::kInvalidArgument,
+                    std::string(name) + "->struct_size is " + std::to_string(struct_size) +
+                        ": begin with what its _init() function returns");
 }
 
 std::string_view text_of(const char* text, size_t length, std::string_view name) {

@@ -1,6 +1,8 @@
 // How the functions of the C interface report failure.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -51,19 +53,25 @@ std::string_view text_of(const char* text, size_t length, std::string_view name)
 char* copy_text(std::string_view text);
 int32_t* copy_ids(const int32_t* ids, size_t num_ids);
 
-// A struct_size over this was never set.
-inline constexpr size_t kMaxStructSize = 4096;
+// Throws StatusError if the struct_size of a caller's struct cannot be.
+void check_struct_size(size_t struct_size, std::string_view name);
+
+// As much of a caller's struct as the caller knows of, the rest zero. Throws StatusError if its
+// struct_size cannot be.
+template <typename T>
+T read_struct(const T* from, std::string_view name) {
+  check_struct_size(from->struct_size, name);
+  T value{};
+  std::memcpy(&value, from, std::min(from->struct_size, sizeof(T)));
+  return value;
+}
 
 // Writes as much of `value` as the caller's struct has room for. Throws StatusError if its
 // struct_size cannot be.
 template <typename T>
 void write_struct(T value, T* out, std::string_view name) {
   require(out, name);
-  if (out->struct_size < 2 * sizeof(size_t) || out->struct_size > kMaxStructSize) {
-    throw StatusError(StatusCode::kInvalidArgument,
-                      std::string(name) + "->struct_size is " + std::to_string(out->struct_size) +
-                          ": set it to sizeof(*" + std::string(name) + ")");
-  }
+  check_struct_size(out->struct_size, name);
   value.struct_size = out->struct_size;
   auto* bytes = reinterpret_cast<unsigned char*>(out);
   const auto* from = reinterpret_cast<const unsigned char*>(&value);

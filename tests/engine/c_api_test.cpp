@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "engine/c_api/c_status.h"
+#include "moba/chat_template.h"
 #include "moba/inspect.h"
 #include "moba/settings.h"
 #include "tests/engine/c_test_util.h"
@@ -28,7 +29,20 @@ TEST_CASE("null is refused by name", "[c_api]") {
   size_t size = 0;
   char* text = nullptr;
   moba_output* output = nullptr;
+  const char* const template_file = MOBA_TEST_DATA_DIR "/chat/chatml.jinja";
+  CChatTemplate chat;
+  ok(moba_chat_template_open_file(template_file, tokenizer, chat.out()));
   const std::vector<std::pair<moba_status, const char*>> calls = {
+      {moba_chat_template_open(nullptr, tokenizer, chat.out()), "dir"},
+      {moba_chat_template_open("x", nullptr, chat.out()), "tokenizer"},
+      {moba_chat_template_open("x", tokenizer, nullptr), "out"},
+      {moba_chat_template_open_file(nullptr, tokenizer, chat.out()), "path"},
+      {moba_chat_template_encode(nullptr, "[]", 2, nullptr, &ids, &size), "chat_template"},
+      {moba_chat_template_encode(chat, nullptr, 2, nullptr, &ids, &size), "messages"},
+      {moba_chat_template_encode(chat, "[]", 2, nullptr, nullptr, &size), "ids"},
+      {moba_chat_template_encode(chat, "[]", 2, nullptr, &ids, nullptr), "num_ids"},
+      {moba_chat_template_render(chat, "[]", 2, nullptr, nullptr, nullptr), "text"},
+      {moba_run_rank(nullptr), "config"},
       {moba_config_create(nullptr), "out"},
       {moba_config_set_string(null_config, "a", "b"), "config"},
       {moba_config_set_string(config, nullptr, "b"), "key"},
@@ -197,6 +211,54 @@ TEST_CASE("texts become tokens and back in C", "[c_api]") {
              Contains("/no/such/dir"));
 }
 
+TEST_CASE("a conversation becomes a prompt in C", "[c_api]") {
+  CTokenizer tokenizer;
+  ok(moba_tokenizer_open(embedded_dir().c_str(), tokenizer.out()));
+  CChatTemplate chat;
+  // The embedded model has no template.
+  CHECK_THAT(refused(moba_chat_template_open(embedded_dir().c_str(), tokenizer, chat.out())),
+             Contains("no chat template"));
+  const std::string path = MOBA_TEST_DATA_DIR "/chat/chatml.jinja";
+  ok(moba_chat_template_open_file(path.c_str(), tokenizer, chat.out()));
+  const std::string messages = R"([{"role": "user", "content": "Hi </s>"}])";
+  const auto same_tokenizer = TokenizerHandle::open(embedded_dir());
+  const auto same = ChatTemplateHandle::open_file(path, same_tokenizer.value());
+
+  char* text = nullptr;
+  size_t length = 0;
+  ok(moba_chat_template_render(chat, messages.data(), messages.size(), nullptr, &text, &length));
+  CHECK(length == same.value().render(messages).value().size());
+  CHECK(taken(text) == same.value().render(messages).value());
+  int32_t* ids = nullptr;
+  size_t size = 0;
+  ok(moba_chat_template_encode(chat, messages.c_str(), MOBA_STRLEN, nullptr, &ids, &size));
+  CHECK(std::vector<int32_t>(ids, ids + size) == same.value().encode(messages).value());
+  moba_free(ids);
+
+  moba_chat_options options = moba_chat_options_init();
+  options.add_generation_prompt = false;
+  ok(moba_chat_template_render(chat, messages.c_str(), MOBA_STRLEN, &options, &text, nullptr));
+  const std::string closed = taken(text);
+  CHECK(closed.size() < length);
+  // A caller who knows only the first fields gets the others' zero.
+  moba_chat_options shorter = moba_chat_options_init();
+  shorter.struct_size = offsetof(moba_chat_options, add_generation_prompt);
+  ok(moba_chat_template_render(chat, messages.c_str(), MOBA_STRLEN, &shorter, &text, nullptr));
+  CHECK(taken(text) == closed);
+  shorter.struct_size = 1;
+  CHECK_THAT(refused(moba_chat_template_render(chat, messages.c_str(), MOBA_STRLEN, &shorter, &text,
+                                               nullptr)),
+             Contains("struct_size"));
+  options.variables = "[";
+  CHECK_FALSE(refused(moba_chat_template_render(chat, messages.c_str(), MOBA_STRLEN, &options,
+                                                &text, nullptr))
+                  .empty());
+  CHECK_FALSE(
+      refused(moba_chat_template_encode(chat, "{", MOBA_STRLEN, nullptr, &ids, &size)).empty());
+  CHECK_THAT(refused(moba_chat_template_open_file("/no/such/file", tokenizer, chat.out())),
+             Contains("/no/such/file"));
+}
+
 TEST_CASE("the fields of C are the fields of C++", "[c_api]") {
   // A field that is added to one of these makes this not compile: give it to moba.h as well, at
   // the end of the struct, and to docs/library.md.
@@ -231,6 +293,8 @@ TEST_CASE("the fields of C are the fields of C++", "[c_api]") {
   CHECK(info.kv_cache_bytes == expected.kv_cache_bytes);
   CHECK(info.kv_bytes_per_token == expected.kv_bytes_per_token);
   CHECK(info.workspace_bytes == expected.workspace_bytes);
+  CHECK(info.tensor_parallel_size == expected.tensor_parallel_size);
+  CHECK(info.tensor_parallel_size == 1);
 }
 
 TEST_CASE("structs of other versions are filled as far as they go", "[c_api]") {

@@ -28,6 +28,7 @@ struct Owned {
 using Config = Owned<moba_config, moba_config_destroy>;
 using CEngine = Owned<moba_engine, moba_engine_destroy>;
 using CTokenizer = Owned<moba_tokenizer, moba_tokenizer_destroy>;
+using CChatTemplate = Owned<moba_chat_template, moba_chat_template_destroy>;
 using CRequest = Owned<moba_request, moba_request_destroy>;
 using Output = Owned<moba_output, moba_output_destroy>;
 using Handle = Owned<moba_handle, moba_handle_destroy>;

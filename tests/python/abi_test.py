@@ -18,6 +18,7 @@ STRUCTS = {
     "moba_info": _library.Info,
     "moba_stats": _library.Stats,
     "moba_latency": _library.Latency,
+    "moba_chat_options": _library.ChatOptions,
     "moba_metrics": _library.Metrics,
     "moba_top_logprob": _library.TopLogprob,
     "moba_logprob": _library.Logprob,

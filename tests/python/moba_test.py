@@ -3,6 +3,9 @@
     MOBA_LIBRARY=libmoba.so PYTHONPATH=tools/python python3 tests/python/moba_test.py MODEL_DIR
 """
 
+import json
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -153,6 +156,51 @@ class OtherTest(unittest.TestCase):
             tokenizer.decode([8192])
         with self.assertRaisesRegex(moba.MobaError, "/no/such"):
             moba.Tokenizer("/no/such")
+
+    def test_chat_template(self):
+        tokenizer = moba.Tokenizer(MODEL)
+        messages = [{"role": "user", "content": "Caf\u00e9 </s>"}]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "chat.jinja"
+            path.write_text(
+                "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+                "{% if add_generation_prompt %}[{{ who }}]{% endif %}"
+            )
+            template = moba.ChatTemplate(tokenizer, file=path)
+            text = template.render(messages, who="me")
+            self.assertEqual(text, "<s>[user] Caf\u00e9 </s>[me]")
+            ids = template.encode(messages, who="me")
+            self.assertEqual(ids[0], tokenizer.bos_id)
+            self.assertNotIn(tokenizer.eos_id, ids)
+            closed = template.render(messages, add_generation_prompt=False)
+            self.assertEqual(closed, "<s>[user] Caf\u00e9 </s>")
+        with self.assertRaisesRegex(moba.MobaError, "no chat template"):
+            moba.ChatTemplate(tokenizer, MODEL)
+        with self.assertRaises(ValueError):
+            moba.ChatTemplate(tokenizer)
+
+    def test_ranks_in_two_processes(self):
+        settings = {"tensor_parallel_size": 2, "num_processes": 2, "max_model_len": 256, "threads": 1}
+        settings |= {"device": "cpu", "dtype": "float32"}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            settings["master_port"] = probe.getsockname()[1]
+        code = (
+            "import json, moba, sys; s = json.loads(sys.argv[2]);"
+            "moba.run_rank(sys.argv[1], process_rank=1, **s)"
+        )
+        command = [sys.executable, "-c", code, MODEL, json.dumps(settings)]
+        with subprocess.Popen(command) as other:
+            try:
+                with moba.Engine(MODEL, **settings) as engine:
+                    self.assertEqual(engine.info["tensor_parallel_size"], 2)
+                    split = engine.generate(PROMPT, max_tokens=8, temperature=0)
+                self.assertEqual(other.wait(60), 0)
+            finally:
+                other.kill()
+        with moba.Engine(MODEL, max_model_len=256, device="cpu", dtype="float32") as engine:
+            whole = engine.generate(PROMPT, max_tokens=8, temperature=0)
+        self.assertEqual(split.token_ids, whole.token_ids)
 
     def test_configuration_file(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -12,9 +12,10 @@
  * goes back to moba_free(). Objects may be destroyed in any order: those that need another keep it
  * alive, except that destroying an engine ends its requests.
  *
- * Threads. moba_engine, moba_tokenizer, moba_handle and moba_output may be used by any number of
- * threads at once. moba_config, moba_request and moba_stream belong to one thread at a time, but
- * for moba_stream_cancel(). Destroying an object while another thread uses it is an error.
+ * Threads. moba_engine, moba_tokenizer, moba_chat_template, moba_handle and moba_output may be used
+ * by any number of threads at once. moba_config, moba_request and moba_stream belong to one thread
+ * at a time, but for moba_stream_cancel(). Destroying an object while another thread uses it is an
+ * error.
  *
  * Texts are UTF-8. A text comes with its length in bytes, or MOBA_STRLEN if a zero byte ends it;
  * one without a length is ended by a zero byte. Texts the library gives are ended by one too.
@@ -128,6 +129,42 @@ MOBA_API moba_status moba_vocab_size(const moba_tokenizer* tokenizer, int32_t* s
 MOBA_API moba_status moba_bos_id(const moba_tokenizer* tokenizer, int32_t* id);
 MOBA_API moba_status moba_eos_id(const moba_tokenizer* tokenizer, int32_t* id);
 
+/* ---- Chat template: from a conversation to a prompt ---- */
+
+typedef struct moba_chat_template moba_chat_template;
+/* Of a checkpoint directory: chat_template.jinja, or chat_template in tokenizer_config.json.
+ * MOBA_INVALID_ARGUMENT if it has none, MOBA_INVALID_CHECKPOINT if it cannot be read. */
+MOBA_API moba_status moba_chat_template_open(const char* dir, const moba_tokenizer* tokenizer,
+                                             moba_chat_template** out);
+/* A file with nothing but a template. */
+MOBA_API moba_status moba_chat_template_open_file(const char* path, const moba_tokenizer* tokenizer,
+                                                  moba_chat_template** out);
+MOBA_API void moba_chat_template_destroy(moba_chat_template* chat_template);
+
+typedef struct moba_chat_options {
+  size_t struct_size;
+  const char* variables;       /* a JSON object: more variables for the template; null: none */
+  bool add_generation_prompt;  /* the prompt ends where the model's answer begins */
+  bool continue_final_message; /* it ends where the last message ends, which the model continues */
+} moba_chat_options;
+static inline moba_chat_options moba_chat_options_init(void) {
+  moba_chat_options options = MOBA_ZERO_STRUCT;
+  options.struct_size = sizeof(options);
+  options.add_generation_prompt = true;
+  return options;
+}
+/* The prompt of a JSON array of messages ({"role", "content", ...}). Text of the messages never
+ * becomes a special token. `options` are optional. moba_free(). */
+MOBA_API moba_status moba_chat_template_encode(const moba_chat_template* chat_template,
+                                               const char* messages, size_t length,
+                                               const moba_chat_options* options, int32_t** ids,
+                                               size_t* num_ids);
+/* The same as text, for people; `text_length` is optional. moba_free(). */
+MOBA_API moba_status moba_chat_template_render(const moba_chat_template* chat_template,
+                                               const char* messages, size_t length,
+                                               const moba_chat_options* options, char** text,
+                                               size_t* text_length);
+
 /* ---- Engine ---- */
 
 typedef struct moba_engine moba_engine;
@@ -137,6 +174,10 @@ MOBA_API moba_status moba_engine_create(const moba_config* config, moba_engine**
  * callback of that engine. Null is fine. */
 MOBA_API moba_status moba_engine_destroy(moba_engine* engine);
 MOBA_API moba_status moba_engine_tokenizer(const moba_engine* engine, moba_tokenizer** out);
+/* Where ranks are processes ("num_processes" above 1): what every process but process 0, which has
+ * the engine, calls in its place. Computes that rank's part until the engine ends (MOBA_OK) or
+ * fails. */
+MOBA_API moba_status moba_run_rank(const moba_config* config);
 
 typedef struct moba_info {
   size_t struct_size;
@@ -157,6 +198,7 @@ typedef struct moba_info {
   int64_t kv_cache_bytes;
   int64_t kv_bytes_per_token;
   int64_t workspace_bytes;
+  int64_t tensor_parallel_size;
 } moba_info;
 static inline moba_info moba_info_init(void) {
   moba_info info = MOBA_ZERO_STRUCT;

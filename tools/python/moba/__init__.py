@@ -9,11 +9,12 @@
 docs/library.md has the rest. Needs libmoba.so: the installed one, or what MOBA_LIBRARY names.
 """
 
-from ._engine import Engine, Logprob, Output, Sample, Stream, Token, Tokenizer
-from ._engine import inspect_checkpoint, set_log_level, version
+from ._engine import ChatTemplate, Engine, Logprob, Output, Sample, Stream, Token, Tokenizer
+from ._engine import inspect_checkpoint, run_rank, set_log_level, version
 from ._library import MobaError, load
 
 __all__ = [
+    "ChatTemplate",
     "Engine",
     "Logprob",
     "MobaError",
@@ -24,6 +25,7 @@ __all__ = [
     "Tokenizer",
     "inspect_checkpoint",
     "load",
+    "run_rank",
     "set_log_level",
     "version",
 ]

@@ -11,7 +11,7 @@ from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_void_p
 from dataclasses import dataclass, field
 
 from . import _library
-from ._library import END, OK, TIMEOUT, Info, Latency, Metrics, MobaError, Stats, load
+from ._library import END, OK, TIMEOUT, ChatOptions, Info, Latency, Metrics, MobaError, Stats, load
 
 # How often a wait looks for Ctrl-C.
 _POLL_SECONDS = 0.1
@@ -264,6 +264,59 @@ class Tokenizer(_Object):
         return None if number < 0 else number
 
 
+class ChatTemplate(_Object):
+    """Makes prompts of conversations: the template of a checkpoint directory, or a file with nothing but
+    one. `messages` is a list of {"role": ..., "content": ...}."""
+
+    _destroy = "moba_chat_template_destroy"
+
+    def __init__(self, tokenizer, model=None, file=None):
+        if (model is None) == (file is None):
+            raise ValueError("either model or file")
+        address = c_void_p()
+        if file is None:
+            load().moba_chat_template_open(_c_path(model), tokenizer._address, byref(address))
+        else:
+            load().moba_chat_template_open_file(_c_path(file), tokenizer._address, byref(address))
+        super().__init__(address.value)
+
+    @staticmethod
+    def _options(add_generation_prompt, continue_final_message, variables):
+        return ChatOptions(
+            struct_size=ctypes.sizeof(ChatOptions),
+            variables=_json(variables),
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        )
+
+    def encode(
+        self, messages, add_generation_prompt=True, continue_final_message=False, **variables
+    ):
+        """The prompt as token ids, for prompt_ids. Text of messages never becomes a special token."""
+        data = json.dumps(messages).encode()
+        options = self._options(add_generation_prompt, continue_final_message, variables)
+        ids, count = POINTER(c_int32)(), c_size_t()
+        load().moba_chat_template_encode(
+            self._address, data, len(data), byref(options), byref(ids), byref(count)
+        )
+        try:
+            return ids[: count.value]
+        finally:
+            load().moba_free(ctypes.cast(ids, c_void_p))
+
+    def render(
+        self, messages, add_generation_prompt=True, continue_final_message=False, **variables
+    ):
+        """The prompt as text, for people."""
+        data = json.dumps(messages).encode()
+        options = self._options(add_generation_prompt, continue_final_message, variables)
+        text, length = c_void_p(), c_size_t()
+        load().moba_chat_template_render(
+            self._address, data, len(data), byref(options), byref(text), byref(length)
+        )
+        return load().take_bytes(text.value, length.value).decode("utf-8", "replace")
+
+
 class Stream(_Object):
     """A submitted request: iterate for its tokens, result() for its output. As a context manager it
     cancels on the way out what has not ended. For one thread at a time, but for cancel()."""
@@ -444,6 +497,13 @@ class Engine:
             key: value.decode() if isinstance(value, bytes) else value
             for key, value in values.items()
         }
+
+
+def run_rank(model, config=None, **settings):
+    """Where ranks are processes (num_processes above 1): what every process but process 0, which has the
+    Engine, calls with the same settings and its own process_rank. Returns when the engine ends."""
+    made = _Config.make(config, {"model": os.fspath(model), **settings})
+    load().moba_run_rank(made._address)
 
 
 def inspect_checkpoint(model):

@@ -47,6 +47,7 @@ class Info(Structure):
         ("kv_cache_bytes", c_int64),
         ("kv_bytes_per_token", c_int64),
         ("workspace_bytes", c_int64),
+        ("tensor_parallel_size", c_int64),
     ]
 
 
@@ -85,6 +86,15 @@ class Latency(Structure):
         ("p50_seconds", c_double),
         ("p90_seconds", c_double),
         ("p99_seconds", c_double),
+    ]
+
+
+class ChatOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("variables", c_char_p),
+        ("add_generation_prompt", c_bool),
+        ("continue_final_message", c_bool),
     ]
 
 
@@ -148,6 +158,16 @@ _STATUS_FUNCTIONS = {
     "moba_vocab_size": [c_void_p, POINTER(c_int32)],
     "moba_bos_id": [c_void_p, POINTER(c_int32)],
     "moba_eos_id": [c_void_p, POINTER(c_int32)],
+    "moba_chat_template_open": [c_char_p, c_void_p, _OUT],
+    "moba_chat_template_open_file": [c_char_p, c_void_p, _OUT],
+    "moba_chat_template_encode": [
+        c_void_p, c_char_p, c_size_t, POINTER(ChatOptions), POINTER(POINTER(c_int32)),
+        POINTER(c_size_t),
+    ],
+    "moba_chat_template_render": [
+        c_void_p, c_char_p, c_size_t, POINTER(ChatOptions), POINTER(c_void_p), POINTER(c_size_t),
+    ],
+    "moba_run_rank": [c_void_p],
     "moba_engine_create": [c_void_p, _OUT],
     "moba_engine_destroy": [c_void_p],
     "moba_engine_tokenizer": [c_void_p, _OUT],
@@ -180,8 +200,8 @@ _STATUS_FUNCTIONS = {
 }
 
 _VOID_FUNCTIONS = [
-    "moba_free", "moba_config_destroy", "moba_tokenizer_destroy", "moba_request_destroy",
-    "moba_output_destroy", "moba_stream_destroy",
+    "moba_free", "moba_config_destroy", "moba_tokenizer_destroy", "moba_chat_template_destroy",
+    "moba_request_destroy", "moba_output_destroy", "moba_stream_destroy",
 ]
 
 
