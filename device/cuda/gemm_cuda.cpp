@@ -2,6 +2,7 @@
 
 #include "device/cuda/bias.h"
 #include "device/cuda/cuda_context.h"
+#include "device/cuda/gemm_plain.h"
 #include "device/cuda/gemm_plans.h"
 #include "device/cuda/gemv.h"
 
@@ -34,6 +35,8 @@ void run(Context& context, const TensorView& x, const LinearTask& task) {
   }
   if (problem.m <= kMaxGemvRows) {
     gemv(context.stream(), problem);
+  } else if (problem.dtype != DType::kFloat32 && is_unaligned(problem)) {
+    plain_gemm(context.stream(), problem);
   } else {
     context.gemm_plans().run(context, problem);
   }

@@ -9,35 +9,11 @@
 #include "device/cuda/gemv.h"
 #include "device/cuda/launch.h"
 #include "device/cuda/pdl.cuh"
+#include "device/cuda/product_args.cuh"
 #include "device/cuda/vec.cuh"
 
 namespace moba::cuda {
 namespace {
-
-// One product as the kernels take it.
-template <typename T, typename Out>
-struct GemvArgs {
-  const T* x;
-  const T* weight;
-  const Out* bias;  // or null
-  Out* out;
-  std::int64_t x_stride;
-  std::int64_t weight_stride;
-  std::int64_t out_stride;
-  int m;
-  int n;
-  int k;
-  bool accumulate;
-};
-
-// Writes out[m, n], given the sum of products.
-template <typename T, typename Out>
-__device__ void finish(const GemvArgs<T, Out>& args, int m, int n, float sum) {
-  Out* const out = args.out + m * args.out_stride + n;
-  if (args.bias != nullptr) sum += to_float(args.bias[n]);
-  if (args.accumulate) sum += to_float(*out);
-  *out = from_float<Out>(sum);
-}
 
 // Weights are read once, past the first-level cache, and are not wanted there again.
 __device__ inline uint4 load_stream(const void* from) {
@@ -79,7 +55,7 @@ constexpr int kUnroll = 4;       // steps whose loads are in flight together
 //
 // A block makes kTileRows columns of the output; its warps take every kWarps-th piece of the sum.
 template <typename T, typename Out>
-__global__ void __launch_bounds__(kWarps * 32, 3) gemv_mma_kernel(GemvArgs<T, Out> args) {
+__global__ void __launch_bounds__(kWarps * 32, 3) gemv_mma_kernel(ProductArgs<T, Out> args) {
   __shared__ float partial[kWarps][kTileRows][kTileColumns];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -152,7 +128,7 @@ __global__ void __launch_bounds__(kWarps * 32, 3) gemv_mma_kernel(GemvArgs<T, Ou
 
 // For any dtype and alignment: a warp makes a column of the output.
 template <typename T, typename Out>
-__global__ void gemv_plain_kernel(GemvArgs<T, Out> args) {
+__global__ void gemv_plain_kernel(ProductArgs<T, Out> args) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int n = static_cast<int>(blockIdx.x) * kWarps + warp;
@@ -188,17 +164,7 @@ bool fits_mma(const GemmProblem& p) {
 
 template <typename T, typename Out>
 void launch_gemv(cudaStream_t stream, const GemmProblem& p) {
-  const GemvArgs<T, Out> args{static_cast<const T*>(p.x),
-                              static_cast<const T*>(p.weight),
-                              static_cast<const Out*>(p.bias),
-                              static_cast<Out*>(p.out),
-                              p.x_stride,
-                              p.weight_stride,
-                              p.out_stride,
-                              static_cast<int>(p.m),
-                              static_cast<int>(p.n),
-                              static_cast<int>(p.k),
-                              p.accumulate};
+  const ProductArgs<T, Out> args = product_args<T, Out>(p);
   const auto blocks = [&](std::int64_t columns) {
     return dim3(static_cast<unsigned>((p.n + columns - 1) / columns));
   };
