@@ -50,6 +50,8 @@ constexpr std::array kRows{
                MOBA_WRITE(engine.max_model_len)},
     SettingRow{"threads", "", "num_threads", kEngine, MOBA_READ(engine.num_threads, as_int),
                MOBA_WRITE(engine.num_threads)},
+    SettingRow{"decode_graphs", "", "", kEngine, MOBA_READ(engine.decode_graphs, as_bool),
+               MOBA_WRITE(engine.decode_graphs)},
 
     SettingRow{"attention", "attention", "mode", kEngine,
                MOBA_READ_NAME(engine.attention.mode, attention_mode_names),

@@ -46,7 +46,7 @@ constexpr const char* kEverything = R"({
   "long_prefill_token_threshold": 99, "max_num_queued": 5,
   "tensor_parallel_size": 2, "rank_timeout_seconds": 2.5, "communicate_alone": true,
   "num_processes": 2, "process_rank": 1, "local_rank": 1, "master_address": "h", "master_port": 4,
-  "threads": 3,
+  "threads": 3, "decode_graphs": false,
   "temperature": 0.7, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.1,
   "presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": {"15": -1.5, "2": "-inf"},
   "seed": 7, "max_tokens": 9, "min_tokens": 2, "stop": ["a", "b"],
@@ -59,6 +59,7 @@ void check_everything(const Settings& s) {
   CHECK(s.engine.dtype == ComputeDType::kBFloat16);
   CHECK(s.engine.max_model_len == 4096);
   CHECK(s.engine.num_threads == 3);
+  CHECK_FALSE(s.engine.decode_graphs);
   CHECK(s.engine.attention.mode == AttentionMode::kMoba);
   CHECK(s.engine.device == "cuda:1");
   CHECK(s.engine.attention.moba_block_size == 128);

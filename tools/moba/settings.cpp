@@ -88,6 +88,10 @@ const std::array kSettings{
     Setting{"threads", "-t,--threads", "N",
             "Threads to compute with (default: 0, one per processor)", Scope::kEngine, kMemoryGroup,
             Kind::kInteger},
+    Setting{"decode_graphs", "--decode-graphs,!--no-decode-graphs", "",
+            "On a GPU, run steps that generate one token a sequence as recorded graphs: the same "
+            "results, with less work for the host (default: on)",
+            Scope::kEngine, kMemoryGroup, Kind::kBool},
     Setting{"tensor_parallel_size", "--tensor-parallel-size,--tp", "N",
             "Ranks to split the model over: GPUs, or on the CPU threads that share --threads "
             "(default: 1)",
