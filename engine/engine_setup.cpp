@@ -297,7 +297,11 @@ RankParts set_up_rank(const EngineConfig& config, RankCommunicators communicator
   info.kv_bytes_per_token = (input.page_bytes + pool.block_size - 1) / pool.block_size;
   info.workspace_bytes = input.workspace_bytes;
   info.device = device_name(device);
-  if (!on_cpu) info.device_name = device_info(device).name;
+  if (!on_cpu) {
+    const DeviceInfo gpu = device_info(device);
+    info.device_name = gpu.name;
+    info.device_driver = "driver " + gpu.driver + ", runtime " + gpu.runtime;
+  }
   info.num_threads = parts.context->pool().num_threads();
   info.cpu_isa = cpu::isa_name(parts.context->isa());
   parts.default_sampling = sampling_defaults(generation);

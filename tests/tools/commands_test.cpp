@@ -262,9 +262,75 @@ TEST_CASE("bench latency times prompts and generation", "[program]") {
   }
   CHECK(run_ok({"bench", "latency", "--help"}).out.find("Usage: moba bench latency [OPTIONS]") !=
         std::string::npos);
+  const Json batched = run_json({"bench", "latency", "-m", embedded_model(), "-p", "none", "-d",
+                                 "9", "--batches", "1,3", "-n", "4", "-r", "1"});
+  REQUIRE(batched.at("cases").size() == 2);
+  CHECK(batched.at("cases")[1].at("batch") == 3);
+  CHECK(batched.at("cases")[1].at("tokens_per_second").get<double>() > 0);
+  for (const char* key : {"version", "commit", "device", "dtype", "seed", "max_num_seqs"}) {
+    CHECK(batched.contains(key));
+  }
   const RunResult wrong = run_moba({"bench", "latency", "--frobnicate"});
   CHECK(wrong.exit_code == 2);
   CHECK(wrong.err == "moba: error: unknown option --frobnicate (see moba bench latency --help)\n");
+}
+
+TEST_CASE("bench throughput runs requests side by side", "[program]") {
+  const std::vector<std::string> load{
+      "bench", "throughput", "-m", embedded_model(), "--num-requests", "5", "-p",
+      "20",    "-n",         "6",  "--json"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = load;
+    all.insert(all.end(), more.begin(), more.end());
+    return run_moba(all);
+  };
+  const RunResult result = with({"--beside-prompt", "300"});
+  if (result.err.find("debug build") != std::string::npos) {
+    WARN("SKIPPED: this is a debug build, whose speed moba bench refuses to tell");
+    return;
+  }
+  REQUIRE(result.exit_code == 0);
+  const Json json = Json::parse(result.out);
+  CHECK(json.at("num_requests") == 5);
+  CHECK(json.at("concurrency") == 5);
+  const double seconds = json.at("seconds").get<double>();
+  CHECK(seconds > 0);
+  CHECK(std::abs(json.at("output_tokens_per_second").get<double>() * seconds - 5 * 6) < 1e-6);
+  CHECK(std::abs(json.at("total_tokens_per_second").get<double>() * seconds - 5 * 26) < 1e-6);
+  const Json& gaps = json.at("inter_token_ms");
+  CHECK(gaps.at("p50").get<double>() <= gaps.at("p99").get<double>());
+  CHECK(json.at("beside").at("prompt_tokens") == 300);
+  CHECK(json.at("beside").at("time_to_first_token_ms").get<double>() > 0);
+
+  const RunResult paced = with({"--concurrency", "2", "--request-rate", "50"});
+  REQUIRE(paced.exit_code == 0);
+  CHECK(Json::parse(paced.out).at("concurrency") == 2);
+  CHECK(with({"--request-rate", "0"}).err ==
+        "moba: error: --request-rate: must be above 0, not 0\n");
+  CHECK(with({"--num-requests", "0"}).exit_code == 2);
+}
+
+TEST_CASE("bench attention refuses what it cannot time", "[program]") {
+  const auto refusal = [](const std::vector<std::string>& options) {
+    std::vector<std::string> all{"bench", "attention"};
+    all.insert(all.end(), options.begin(), options.end());
+    const RunResult result = run_moba(all);
+    CHECK(result.exit_code == 2);
+    return result.err;
+  };
+  if (run_moba({"bench", "attention", "--device", "cpu"}).err.find("debug build") !=
+      std::string::npos) {
+    WARN("SKIPPED: this is a debug build, whose speed moba bench refuses to tell");
+    return;
+  }
+  CHECK(refusal({"--device", "cpu"}) ==
+        "moba: error: --device: expected cuda or cuda:N, not cpu\n");
+  CHECK(refusal({"--pairs", "100/8"}) ==
+        "moba: error: --pairs: blocks of 100 tokens are no multiple of --page 128\n");
+  CHECK(refusal({"--pairs", "128"}).find("expected A/B,C/D") != std::string::npos);
+  CHECK(refusal({"--heads", "0/8"}).find("expected A/B,C/D") != std::string::npos);
+  CHECK(refusal({"--mode", "both"}) ==
+        "moba: error: --mode: expected one of prefill, decode, not both\n");
 }
 
 TEST_CASE("help and version", "[program]") {
@@ -282,7 +348,8 @@ TEST_CASE("help and version", "[program]") {
 TEST_CASE("the manual names every flag that the help names", "[program]") {
   const std::string manual = read_file(repo_path("docs/cli.md"));
   const std::vector<std::vector<std::string>> commands{
-      {"generate"}, {"perplexity"}, {"tokenize"}, {"inspect"}, {"bench", "latency"}};
+      {"generate"},         {"perplexity"},          {"tokenize"},          {"inspect"},
+      {"bench", "latency"}, {"bench", "throughput"}, {"bench", "attention"}};
   for (std::vector<std::string> command : commands) {
     command.emplace_back("--help");
     const std::string help = run_ok(command).out;

@@ -24,6 +24,8 @@ struct EngineInfo {
   std::string dtype;        // of activations and cache: "float32", "bfloat16" or "float16"
   std::string device;       // "cpu", "cuda:0"
   std::string device_name;  // "NVIDIA H100 80GB HBM3"; empty on the CPU
+  // CUDA versions, of the driver and of this build: "driver 13.0, runtime 13.0"; empty on the CPU
+  std::string device_driver;
   int num_layers = 0;
   std::vector<int> layer_topk;  // [num_layers]: MoBA blocks per query, 0: full attention
   int moba_block_size = 0;

@@ -2,7 +2,7 @@
 #include <cuda_fp16.h>
 
 #include "device/cuda/cuda_check.h"
-#include "tools/bench/cuda/attention_cuda_data.h"
+#include "tools/bench/cuda/attention_data.h"
 
 namespace moba::bench {
 namespace {
