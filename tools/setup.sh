@@ -7,9 +7,9 @@
 # Runs as root or through sudo; when nothing is missing it needs neither and returns at once.
 set -eu
 
-# CLI11, spdlog, nlohmann/json, SentencePiece and PCRE2 are the libraries of CMakeLists.txt.
-packages="g++ cmake ninja-build libcli11-dev libpcre2-dev libsentencepiece-dev libspdlog-dev"
-packages="$packages libutf8proc-dev"
+# CLI11, Boost, spdlog, nlohmann/json, SentencePiece and PCRE2 are the libraries of CMakeLists.txt.
+packages="g++ cmake ninja-build libboost-dev libcli11-dev libpcre2-dev libsentencepiece-dev"
+packages="$packages libspdlog-dev libutf8proc-dev"
 packages="$packages nlohmann-json3-dev"
 # Version 14 of clang-format, since another one lays code out differently.
 test_packages="catch2 clang-format-14 ccache pkg-config python3 xz-utils"

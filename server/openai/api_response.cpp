@@ -67,6 +67,19 @@ OrderedJson choice_json(const ApiRequest& request, const RequestOutput& output,
   return choice;
 }
 
+}  // namespace
+
+const char* finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    default:
+      return "abort";
+  }
+}
+
 OrderedJson usage_json(const std::vector<const RequestOutput*>& outputs) {
   std::int64_t prompt = 0;
   std::int64_t cached = 0;
@@ -80,19 +93,6 @@ OrderedJson usage_json(const std::vector<const RequestOutput*>& outputs) {
           {"completion_tokens", completion},
           {"total_tokens", prompt + completion},
           {"prompt_tokens_details", {{"cached_tokens", cached}}}};
-}
-
-}  // namespace
-
-const char* finish_reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    default:
-      return "abort";
-  }
 }
 
 OrderedJson response_json(const ApiRequest& request,

@@ -22,6 +22,9 @@ OrderedJson response_json(const ApiRequest& request,
                           const std::vector<const RequestOutput*>& outputs,
                           const ResponseInfo& info, const TokenizerHandle& tokenizer);
 
+// {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"}.
+OrderedJson usage_json(const std::vector<const RequestOutput*>& outputs);
+
 // "stop" or "length"; "abort" for an output that was cancelled.
 const char* finish_reason_name(FinishReason reason);
 

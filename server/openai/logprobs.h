@@ -13,21 +13,24 @@
 namespace moba::openai {
 
 // {"tokens", "token_logprobs", "top_logprobs", "text_offset"} of a completion, filled token by
-// token. Offsets count characters from the first token.
+// token. Offsets count characters from the first token, which stands at `offset`.
 class CompletionLogprobs {
  public:
-  explicit CompletionLogprobs(const TokenizerHandle& tokenizer) : tokenizer_(tokenizer) {}
+  explicit CompletionLogprobs(const TokenizerHandle& tokenizer, std::int64_t offset = 0)
+      : tokenizer_(tokenizer), offset_(offset) {}
 
   // A token that nothing stands before has no log probability.
   void add_first(std::int32_t token_id);
   void add(const TokenLogprob& logprob);
   const OrderedJson& json() const { return json_; }
+  // Of a token after these.
+  std::int64_t offset() const { return offset_; }
 
  private:
   void add_token(std::int32_t token_id);
 
   const TokenizerHandle& tokenizer_;
-  std::int64_t offset_ = 0;
+  std::int64_t offset_;
   OrderedJson json_{{"tokens", OrderedJson::array()},
                     {"token_logprobs", OrderedJson::array()},
                     {"top_logprobs", OrderedJson::array()},

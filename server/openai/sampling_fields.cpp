@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <limits>
+#include <utility>
 
 namespace moba::openai {
 namespace {
@@ -9,6 +10,22 @@ namespace {
 template <typename T, typename U>
 void set_if(T& target, const std::optional<U>& value) {
   if (value) target = *value;
+}
+
+constexpr std::size_t kMaxStopStrings = 256;
+constexpr std::size_t kMaxStopBytes = std::size_t{64} << 10;
+
+// Each token's text is compared with all of them.
+std::vector<std::string> checked_stop(std::vector<std::string> stop) {
+  std::size_t bytes = 0;
+  for (const std::string& text : stop) bytes += text.size();
+  if (stop.size() > kMaxStopStrings || bytes > kMaxStopBytes) {
+    refuse("stop", "stop has " + std::to_string(stop.size()) + " strings of " +
+                       std::to_string(bytes) + " bytes in all, and " +
+                       std::to_string(kMaxStopStrings) + " of " + std::to_string(kMaxStopBytes) +
+                       " are the limit");
+  }
+  return stop;
 }
 
 std::map<std::int32_t, float> read_logit_bias(const Json& value) {
@@ -74,7 +91,7 @@ void read_sampling(Fields& fields, SamplingParams& params) {
   }
   set_if(params.n, fields.integer("n"));
   set_if(params.min_tokens, fields.integer("min_tokens"));
-  set_if(params.stop, fields.strings("stop"));
+  if (auto stop = fields.strings("stop")) params.stop = checked_stop(std::move(*stop));
   set_if(params.include_stop_str_in_output, fields.boolean("include_stop_str_in_output"));
   set_if(params.stop_token_ids, fields.token_ids("stop_token_ids"));
   set_if(params.ignore_eos, fields.boolean("ignore_eos"));

@@ -29,7 +29,7 @@ const std::vector<Room>& rooms() {
       {"server/", {"server/openai/", kPublic}},
       {"tools/bench/",
        {kPublic, "engine/", "model/", "attention/", "kvcache/", "tokenizer/", "device/"}},
-      {"tools/", {"server/openai/", kPublic}},
+      {"tools/", {"server/", kPublic}},
       {"tests/",
        {"tools/", "server/", "engine/", "model/", "attention/", "kvcache/", "tokenizer/",
         "device/"}},

@@ -139,9 +139,9 @@ TextSource InputOptions::source() const {
 bool InputOptions::add_special_tokens() const { return flag_value(special_, true); }
 bool InputOptions::parse_special() const { return flag_value(parse_, false); }
 
-OutputOptions::OutputOptions(CLI::App& app, bool log) {
+OutputOptions::OutputOptions(CLI::App& app, bool log, bool json) {
   constexpr const char* kGroup = "Output";
-  json_ = add_bool_option(app, "--json", "Print one JSON object", kGroup);
+  if (json) json_ = add_bool_option(app, "--json", "Print one JSON object", kGroup);
   if (log) {
     quiet_ = add_bool_option(app, "-q,--quiet", "No log and no progress bar, only errors", kGroup);
     verbose_ = add_bool_option(app, "-v,--verbose", "Log the configuration in effect too", kGroup);

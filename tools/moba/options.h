@@ -27,6 +27,7 @@ Command add_tokenize(CLI::App& program);
 Command add_inspect(CLI::App& program);
 Command add_batch(CLI::App& program);
 Command add_bench(CLI::App& program);
+Command add_serve(CLI::App& program);
 
 // An option whose values the command reads afterwards with value_of() or CLI::Option::results().
 // `value` is its name in the help. Every use takes exactly one argument, whatever it looks like.
@@ -88,14 +89,15 @@ class InputOptions {
 // --json, --quiet and --verbose.
 class OutputOptions {
  public:
-  // `log`: whether the command has a log, and so --quiet and --verbose.
-  OutputOptions(CLI::App& app, bool log);
+  // `log`: whether the command has a log, and so --quiet and --verbose. `json`: whether it has a
+  // result that --json prints.
+  OutputOptions(CLI::App& app, bool log, bool json = true);
 
   bool json() const;
   Verbosity verbosity() const;
 
  private:
-  CLI::Option* json_;
+  CLI::Option* json_ = nullptr;
   CLI::Option* quiet_ = nullptr;
   CLI::Option* verbose_ = nullptr;
 };

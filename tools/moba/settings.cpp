@@ -85,6 +85,9 @@ const std::array kSettings{
             "Sequences that are computed together (default: 0, which is 16 on the CPU and 256 on a "
             "GPU)",
             Scope::kServing, kMemoryGroup, Kind::kInteger},
+    Setting{"max_num_queued", "--max-num-queued", "N",
+            "Requests that may wait for their turn; one more is refused (default: 1024)",
+            Scope::kServer, kMemoryGroup, Kind::kInteger},
     Setting{"threads", "-t,--threads", "N",
             "Threads to compute with (default: 0, one per processor)", Scope::kEngine, kMemoryGroup,
             Kind::kInteger},

@@ -33,7 +33,7 @@ enum class ValueKind {
 };
 
 // Which command takes the setting as a flag. Files may hold all of them.
-enum class SettingScope { kModel, kEngine, kServing, kAttention, kSampling };
+enum class SettingScope { kModel, kEngine, kServing, kServer, kAttention, kSampling };
 
 struct Setting {
   std::string_view key;    // the library's
