@@ -12,6 +12,7 @@ packages="g++ cmake ninja-build libboost-dev libcli11-dev libpcre2-dev libsenten
 packages="$packages libspdlog-dev libutf8proc-dev"
 packages="$packages nlohmann-json3-dev"
 # Version 14 of clang-format, since another one lays code out differently.
+# Chromium is for the chat page's test, which is skipped without it: install it for that.
 test_packages="catch2 clang-format-14 ccache pkg-config python3 xz-utils"
 
 fail() {

@@ -8,5 +8,6 @@ namespace moba::cli {
 Command add_latency_bench(CLI::App& bench);
 Command add_throughput_bench(CLI::App& bench);
 Command add_attention_bench(CLI::App& bench);
+Command add_serve_bench(CLI::App& bench);
 
 }  // namespace moba::cli

@@ -79,8 +79,8 @@ std::unique_ptr<server::Server> start(const server::ServerOptions& options) {
   }
 }
 
+// While signals only ask.
 void wait_and_drain(server::Server& server, double drain_timeout) {
-  const cli::InterruptScope interrupts;
   while (cli::interrupt_signal() == 0) std::this_thread::sleep_for(kPoll);
   spdlog::info(
       "serve: shutting down; running requests have {:g} s to end, a second signal ends "
@@ -120,6 +120,8 @@ int run(const Options& options) {
   model.sampling = settings.sampling;
   model.attention = attention_name(settings.engine.attention.mode);
   const bool chat = model.chat_template.has_value();
+  // Before the log says that it is ready, and it may be told to end.
+  const cli::InterruptScope interrupts;
   server->serve(std::move(model));
   spdlog::info("serve: {} at http://{}:{}, {} tokens at most{}", server_options.model_names.front(),
                server_options.host, server->port(), engine->info().max_model_len,
