@@ -5,7 +5,7 @@
 #   tools/gpu_check.sh [--quick] [--bench-only | --no-bench] [BUILD_DIR]
 #
 #   BUILD_DIR      build/gpu by default; CMAKE_ARGS is added to its configuration, ARCHITECTURES replaces the GPU's own
-#   --quick        few lengths in the benchmarks, and the sanitizers over fewer tests
+#   --quick        few lengths in the benchmarks, small attention tests alone, sanitizers without the cache's tests
 #   --bench-only   no tests, no sanitizers
 #   --no-bench     no benchmarks
 #
@@ -97,7 +97,10 @@ moba=$build/tools/moba
 
 if [ "$tests" = yes ]; then
   for folder in device kvcache attention model engine; do
-    check "test_${folder}_cuda" "test_$folder" "$build/tests/$folder/test_${folder}_cuda"
+    some=""
+    [ "$folder$quick" = attentionyes ] && some='[small]'
+    # shellcheck disable=SC2086 # one word or none
+    check "test_${folder}_cuda $some" "test_$folder" "$build/tests/$folder/test_${folder}_cuda" $some
   done
   sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
   if [ -x "$sanitizer" ]; then

@@ -3,8 +3,8 @@
 #
 #   tools/test.sh [--no-setup] [--asan] [--no-cuda] [ctest options]
 #
-# Where nvcc is found, 12.4 or newer, the CUDA configuration is compiled too, for one architecture, and its tests that need no GPU are
-# run; tools/gpu_check.sh runs the others.
+# Where nvcc is found, 12.4 or newer, the CUDA configuration is compiled too, for one architecture, and tests that need no GPU are run of
+# what it has of its own; tools/gpu_check.sh runs those that need one.
 #
 #   --no-setup   install nothing
 #   --asan       also build with AddressSanitizer and UndefinedBehaviorSanitizer and test that, without the
@@ -78,5 +78,6 @@ if [ "$asan" = yes ]; then
 fi
 build_and_test cpu "$@"
 if [ "$cuda" = yes ] && has_cuda; then
-  build_and_test cuda -LE gpu "$@"
+  # What that build has of its own; all else ran above, from the same sources.
+  build_and_test cuda -R '^(device|kvcache|attention_cuda_plan|engine_exports|engine_c_api|package_.*)$'
 fi

@@ -268,5 +268,59 @@ TEST_CASE("pages past 2^31 elements are found on CUDA", "[attention][large]") {
   }
 }
 
+// Many sequences in the same pages: the last one's queries and outputs lie past 2^31 elements, and
+// its results are those that it has alone.
+TEST_CASE("queries past 2^31 elements are found on CUDA", "[attention][large]") {
+  const AttentionShape shape{16, 1, 128, 64, 128};
+  const std::int64_t length = 16384;
+  constexpr std::int64_t kCopies = 66;
+  const int topk = GENERATE(0, 3);
+  AttentionWorld<BFloat16> world(shape, {length}, fresh_seed(), 2.0F);
+  CudaWorld<BFloat16> device(cuda_context(), world);
+  AttentionConfig config = device.config();
+  config.max_num_batched_tokens = static_cast<int>(kCopies * length);
+  config.max_num_seqs = kCopies;
+  auto backend = create_cuda_attention_backend(cuda_context(), config, {});
+  const std::vector<Chunk> chunk{{0, 0, length, topk}};
+  const std::vector<BFloat16> expected = device.run(*backend, chunk);
+
+  const auto batch = world.batch(chunk);
+  std::vector<std::int32_t> cu_seqlens_q{0};
+  std::vector<std::int32_t> tables;
+  for (std::int64_t i = 0; i < kCopies; ++i) {
+    cu_seqlens_q.push_back(static_cast<std::int32_t>((i + 1) * length));
+    tables.insert(tables.end(), batch.block_tables.begin(), batch.block_tables.end());
+  }
+  const std::vector<std::int32_t> seq_lens(kCopies, static_cast<std::int32_t>(length));
+  const std::vector<std::int32_t> topks(kCopies, topk);
+  AttentionMetadata metadata = batch.metadata;
+  metadata.num_seqs = kCopies;
+  metadata.cu_seqlens_q = cu_seqlens_q;
+  metadata.seq_lens = seq_lens;
+  metadata.block_tables = tables;
+  metadata.moba_topk = topks;
+  const std::size_t elements = expected.size();
+  REQUIRE((kCopies - 1) * static_cast<std::int64_t>(elements) >= std::int64_t{1} << 31);
+  DeviceBytes q(kCopies * elements * 2);
+  DeviceBytes out(kCopies * elements * 2);
+  for (std::int64_t i = 0; i < kCopies; ++i) {
+    MOBA_CUDA_CHECK(cudaMemcpy(static_cast<BFloat16*>(q.data()) + i * std::int64_t(elements),
+                               batch.q.data(), elements * 2, cudaMemcpyHostToDevice));
+  }
+  out.poison();
+  backend->plan(metadata);
+  backend->run(0, device.view(q, kCopies * elements), device.cache(),
+               device.view(out, kCopies * elements));
+  cuda_context().synchronize();
+  std::vector<BFloat16> got(elements);
+  for (const std::int64_t i : {std::int64_t{0}, kCopies / 2, kCopies - 1}) {
+    MOBA_CUDA_CHECK(cudaMemcpy(got.data(),
+                               static_cast<BFloat16*>(out.data()) + i * std::int64_t(elements),
+                               elements * 2, cudaMemcpyDeviceToHost));
+    CAPTURE(i);
+    CHECK(same_bits(expected, got));
+  }
+}
+
 }  // namespace
 }  // namespace moba
