@@ -8,8 +8,27 @@
 
 namespace moba {
 
-enum class DType : std::uint8_t { kFloat32, kBFloat16, kFloat16, kInt32, kInt64 };
+// The last ones are ggml's block formats: some consecutive elements of a row share scales.
+// Operations take them only where they say so; see device/quant.h.
+enum class DType : std::uint8_t {
+  kFloat32,
+  kBFloat16,
+  kFloat16,
+  kInt32,
+  kInt64,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+};
 
+constexpr bool is_quantized(DType dtype) { return dtype >= DType::kQ8_0; }
+
+// Bytes of an element; 0 for block formats.
 constexpr std::size_t dtype_size(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
@@ -20,8 +39,9 @@ constexpr std::size_t dtype_size(DType dtype) {
       return 2;
     case DType::kInt64:
       return 8;
+    default:
+      return 0;
   }
-  return 0;
 }
 
 constexpr std::string_view dtype_name(DType dtype) {
@@ -36,6 +56,22 @@ constexpr std::string_view dtype_name(DType dtype) {
       return "int32";
     case DType::kInt64:
       return "int64";
+    case DType::kQ8_0:
+      return "q8_0";
+    case DType::kQ4_0:
+      return "q4_0";
+    case DType::kQ4_1:
+      return "q4_1";
+    case DType::kQ5_0:
+      return "q5_0";
+    case DType::kQ5_1:
+      return "q5_1";
+    case DType::kQ4_K:
+      return "q4_k";
+    case DType::kQ5_K:
+      return "q5_k";
+    case DType::kQ6_K:
+      return "q6_k";
   }
   return "unknown";
 }

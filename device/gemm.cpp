@@ -45,7 +45,8 @@ void check_task(const TensorView& x, const LinearTask& task) {
   const TensorView& weight = task.weight;
   MOBA_CHECK(weight.rank() == 2 && weight.dim(1) == x.dim(1), "linear: weight of shape ",
              weight.shape().to_string(), " does not fit input of shape ", x.shape().to_string());
-  MOBA_CHECK(is_float(weight.dtype()), "linear: weight of dtype ", dtype_name(weight.dtype()));
+  MOBA_CHECK(is_float(weight.dtype()) || is_quantized(weight.dtype()), "linear: weight of dtype ",
+             dtype_name(weight.dtype()));
   MOBA_CHECK(weight.raw() != nullptr || weight.num_elements() == 0, "linear: weight has no memory");
   MOBA_CHECK(weight.is_contiguous(), "linear: weight whose rows are not contiguous");
   if (!task.bias.empty()) {

@@ -11,7 +11,9 @@ namespace moba {
 
 // One product that shares its input with others: y = x . weight^T (+ bias) (+ y).
 struct LinearTask {
-  TensorView weight;  // [N, K], row-major as checkpoints store it; float32, bfloat16 or float16
+  // [N, K], row-major as checkpoints store it; float32, bfloat16 or float16. On the CPU also a
+  // block format, packed (device/quant.h).
+  TensorView weight;
   TensorView bias;    // [N] or empty; any of the three dtypes
   TensorView output;  // [M, N]; dtype of the input, or float32; may be columns() of a wider matrix
   bool accumulate = false;  // adds to what output holds (a residual connection)
@@ -24,7 +26,9 @@ struct LinearTask {
 // On the CPU all tasks run as one parallel loop, and the result is batch invariant: a row of the
 // output depends on that row of x and on the weights only, bit for bit, whatever M is, which rows
 // stand beside it and how many threads run. Chunked prefill, prefix-cache hits and batching rely on
-// it. On a CUDA device the order of a sum may change with M, as cuBLASLt chooses.
+// it. For weights of block formats x is rounded to 8 bits, 32 elements at a time, whatever its
+// dtype: the result is exact for that x but for float32 sums. On a CUDA device the order of a sum
+// may change with M, as cuBLASLt chooses.
 //
 // Throws Error for shapes or dtypes that do not fit. Outputs must not overlap x or each other.
 void linear(DeviceContext& context, const TensorView& x, std::span<const LinearTask> tasks);

@@ -77,7 +77,9 @@ void check_norm(const DeviceContext& context, const char* op, const TensorView& 
 
 void check_embedding(const DeviceContext& context, const TensorView& table, const TensorView& ids,
                      const TensorView& out) {
-  check_weight(context, "embedding", "table", table, 2);
+  check_tensor(context, "embedding", "table", table, 2);
+  MOBA_CHECK(is_float(table.dtype()) || (!on_cuda(context) && is_quantized(table.dtype())),
+             "embedding: table of dtype ", dtype_name(table.dtype()));
   check_indices(context, "embedding", "ids", ids);
   check_activation(context, "embedding", "out", out, 2);
   const Shape shape{ids.dim(0), table.dim(1)};

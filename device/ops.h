@@ -16,8 +16,9 @@
 
 namespace moba {
 
-// out[t, :] = table[ids[t], :]. table [vocab, hidden], any float dtype; ids [num_tokens] int32; out
-// [num_tokens, hidden] T. Ids must be in range (the engine checks them at the door).
+// out[t, :] = table[ids[t], :]. table [vocab, hidden], any float dtype, on the CPU also a packed
+// block format; ids [num_tokens] int32; out [num_tokens, hidden] T. Ids must be in range (the
+// engine checks them at the door).
 void embedding(DeviceContext& context, const TensorView& table, const TensorView& ids,
                const TensorView& out);
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "device/quant.h"
+
 namespace moba {
 
 Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
@@ -40,7 +42,17 @@ std::string Shape::to_string() const {
   return text + "]";
 }
 
+std::size_t tensor_bytes(DType dtype, const Shape& shape) {
+  if (!is_quantized(dtype)) {
+    return static_cast<std::size_t>(shape.num_elements()) * dtype_size(dtype);
+  }
+  MOBA_CHECK(shape.rank() == 2, "a tensor of shape ", shape.to_string(), " in ", dtype_name(dtype),
+             " is no matrix");
+  return packed_bytes(dtype, shape[0], shape[1]);
+}
+
 TensorView TensorView::rows(std::int64_t begin, std::int64_t end) const {
+  MOBA_CHECK(!is_quantized(dtype_), "rows of a matrix in ", dtype_name(dtype_));
   MOBA_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= dim(0), "rows [", begin, ", ", end,
              ") of a tensor of shape ", shape_.to_string());
   TensorView view = *this;
@@ -51,6 +63,7 @@ TensorView TensorView::rows(std::int64_t begin, std::int64_t end) const {
 }
 
 TensorView TensorView::columns(std::int64_t begin, std::int64_t end) const {
+  MOBA_CHECK(!is_quantized(dtype_), "columns of a matrix in ", dtype_name(dtype_));
   MOBA_CHECK(rank() == 2 && 0 <= begin && begin <= end && end <= dim(1), "columns [", begin, ", ",
              end, ") of a tensor of shape ", shape_.to_string());
   TensorView view = *this;

@@ -38,12 +38,17 @@ class Shape {
   int rank_ = 0;
 };
 
+// Bytes of a tensor's elements. Of a block format: of the matrix as operations take it, packed
+// (device/quant.h).
+std::size_t tensor_bytes(DType dtype, const Shape& shape);
+
 // A borrowed, row-major tensor. Copying copies the reference. The owner must outlive it. A view
 // does not say whether its memory may be written: weights mapped from a file are read-only, and an
 // op writes only its outputs.
 //
 // Contiguous, but for columns(): a part of each row of a wider matrix, whose rows lie row_stride()
-// elements apart. Operations take such views only where they say so.
+// elements apart. Operations take such views only where they say so. Matrices of block formats are
+// taken as a whole: they have no rows(), columns() or reshape().
 class TensorView {
  public:
   TensorView() = default;
@@ -62,9 +67,7 @@ class TensorView {
   int rank() const { return shape_.rank(); }
   Device device() const { return device_; }
   std::int64_t num_elements() const { return shape_.num_elements(); }
-  std::size_t num_bytes() const {
-    return static_cast<std::size_t>(num_elements()) * dtype_size(dtype_);
-  }
+  std::size_t num_bytes() const { return tensor_bytes(dtype_, shape_); }
 
   // Elements from one index of the outermost dimension to the next.
   std::int64_t row_stride() const { return row_stride_; }
@@ -103,7 +106,7 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(DType dtype, Shape shape, Device device, const char* what)
-      : buffer_(device, static_cast<std::size_t>(shape.num_elements()) * dtype_size(dtype), what),
+      : buffer_(device, tensor_bytes(dtype, shape), what),
         view_(buffer_.data(), dtype, shape, device) {}
 
   const TensorView& view() const { return view_; }

@@ -1,6 +1,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/checkpoint_tokenizer.h"
 #include "moba/chat_template.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/json_view.h"
@@ -23,7 +24,7 @@ ChatTemplateHandle::ChatTemplateHandle(std::shared_ptr<const ChatTemplate> chat_
 Result<ChatTemplateHandle> ChatTemplateHandle::open(const std::string& dir,
                                                     const TokenizerHandle& tokenizer) {
   try {
-    auto found = load_chat_template(dir, *tokenizer.tokenizer_);
+    auto found = load_checkpoint_chat_template(dir, *tokenizer.tokenizer_);
     if (found == nullptr) {
       return Status(StatusCode::kInvalidArgument, dir + " has no chat template");
     }

@@ -12,6 +12,7 @@
 
 #include "device/cuda/nccl_communicator.h"
 #include "device/device_info.h"
+#include "engine/checkpoint_tokenizer.h"
 #include "engine/device_setup.h"
 #include "engine/logging.h"
 #include "engine/memory_plan.h"
@@ -19,7 +20,7 @@
 #include "engine/no_tokenizer.h"
 #include "engine/parallel_setup.h"
 #include "engine/status_error.h"
-#include "model/safetensors.h"
+#include "model/checkpoint_tensors.h"
 #include "tokenizer/tokenizer.h"
 
 namespace moba {
@@ -49,14 +50,14 @@ void check_options(const EngineConfig& config, const SchedulerOptions& scheduler
 // Of a checkpoint without one, a NoTokenizer: prompts of token ids need none.
 std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir) {
   try {
-    if (!has_tokenizer(dir)) {
+    if (!checkpoint_has_tokenizer(dir)) {
       engine_logger()->warn(
           "engine: {} has no tokenizer: prompts must be token ids, and outputs "
           "have no text",
           dir.string());
       return std::make_shared<NoTokenizer>(dir.string());
     }
-    return load_tokenizer(dir);
+    return load_checkpoint_tokenizer(dir);
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& error) {
@@ -163,6 +164,7 @@ DType resolve_dtype(ComputeDType asked, const ModelConfig& model, Device device)
     case ComputeDType::kAuto:
       break;
   }
+  if (model.quantized && device.type == DeviceType::kCuda) return DType::kBFloat16;
   if (model.dtype == DType::kFloat16 && device.type == DeviceType::kCuda) return model.dtype;
   return model.dtype == DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
 }
@@ -224,7 +226,7 @@ RankParts set_up_rank(const EngineConfig& config, RankCommunicators communicator
   input.workspace_bytes = guess_workspace(local, dtype, batched_tokens) +
                           ModelRunner::workspace_bytes(core.model, pool, parts.scheduler, device);
   input.weight_bytes = with_code(StatusCode::kInvalidCheckpoint, [&] {
-    return static_cast<std::int64_t>(Safetensors(dir).num_bytes()) / shard.num_ranks;
+    return static_cast<std::int64_t>(open_checkpoint_tensors(dir)->num_bytes()) / shard.num_ranks;
   });
   MemoryPlan plan = plan_memory(input);
   if (rank == 0) {

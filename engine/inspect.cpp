@@ -15,8 +15,8 @@
 #include "engine/attention_policy.h"
 #include "engine/engine_setup.h"
 #include "engine/status_error.h"
+#include "model/checkpoint_tensors.h"
 #include "model/model_config.h"
-#include "model/safetensors.h"
 
 namespace moba {
 namespace {
@@ -106,8 +106,8 @@ CheckpointInfo inspect(const std::filesystem::path& dir, const AttentionOptions&
   info.kv_bytes_per_token = (page_bytes + geometry.block_size - 1) / geometry.block_size;
 
   with_code(StatusCode::kInvalidCheckpoint, [&] {
-    const Safetensors files(dir);
-    for (const SafetensorsEntry& entry : files.entries()) {
+    const std::unique_ptr<CheckpointTensors> files = open_checkpoint_tensors(dir);
+    for (const CheckpointTensor& entry : files->entries()) {
       TensorInfo tensor;
       tensor.name = entry.name;
       tensor.dtype = dtype_label(entry.dtype);

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "engine/checkpoint_tokenizer.h"
 #include "moba/tokenizer.h"
 #include "tokenizer/tokenizer.h"
 
@@ -13,7 +14,7 @@ TokenizerHandle::TokenizerHandle(std::shared_ptr<const Tokenizer> tokenizer)
 
 Result<TokenizerHandle> TokenizerHandle::open(const std::string& dir) {
   try {
-    return TokenizerHandle(load_tokenizer(dir));
+    return TokenizerHandle(load_checkpoint_tokenizer(dir));
   } catch (const std::exception& error) {
     return Status(StatusCode::kInvalidCheckpoint, error.what());
   }

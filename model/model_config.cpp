@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "device/check.h"
+#include "model/gguf.h"
 #include "model/json_file.h"
 #include "model/registry.h"
 
@@ -302,10 +303,7 @@ std::vector<std::int32_t> read_token_ids(const JsonObject& config, const char* k
 
 }  // namespace
 
-ModelConfig load_model_config(const std::filesystem::path& dir) {
-  const std::filesystem::path path = dir / "config.json";
-  const nlohmann::json json = load_json_object(path);
-  const JsonObject config(path.string(), json);
+ModelConfig read_model_config(const JsonObject& config) {
   const ModelFamily& family = read_family(config);
 
   ModelConfig out;
@@ -322,8 +320,29 @@ ModelConfig load_model_config(const std::filesystem::path& dir) {
   return out;
 }
 
-GenerationConfig load_generation_config(const std::filesystem::path& dir) {
-  const std::filesystem::path path = dir / "generation_config.json";
+ModelConfig load_model_config(const std::filesystem::path& path) {
+  if (is_gguf_file(path)) {
+    const Gguf file(path);
+    const nlohmann::json json = config_from_gguf(file);
+    ModelConfig out = read_model_config(JsonObject(path.string(), json));
+    out.rope.frequency_factors = rope_frequency_factors(file);
+    MOBA_CHECK(out.rope.frequency_factors.empty() ||
+                   2 * out.rope.frequency_factors.size() == static_cast<std::size_t>(out.head_dim),
+               path.string(), ": tensor 'rope_freqs.weight' has ",
+               out.rope.frequency_factors.size(), " elements for heads of ", out.head_dim);
+    out.quantized = std::any_of(file.entries().begin(), file.entries().end(),
+                                [](const CheckpointTensor& tensor) {
+                                  return tensor.element_type && is_quantized(*tensor.element_type);
+                                });
+    return out;
+  }
+  const std::filesystem::path file = path / "config.json";
+  const nlohmann::json json = load_json_object(file);
+  return read_model_config(JsonObject(file.string(), json));
+}
+
+GenerationConfig load_generation_config(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path path = checkpoint / "generation_config.json";
   GenerationConfig out;
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return out;

@@ -1,4 +1,4 @@
-// What a checkpoint's config.json says, in the engine's words.
+// What a checkpoint says of its model, in the engine's words.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,9 @@ struct RopeConfig {
   std::optional<double> mscale;
   std::optional<double> mscale_all_dim;
   bool truncate = true;  // yarn: correction range rounded to whole dimensions
+  // Empty, or [head_dim / 2]: what each frequency is divided by, on top of the type (how GGUF files
+  // have Llama 3's scaling).
+  std::vector<float> frequency_factors;
 };
 
 enum class AttentionKind : std::uint8_t { kFull, kMoba };
@@ -59,6 +62,7 @@ struct ModelConfig {
   std::int64_t max_position_embeddings = 0;
   RopeConfig rope;
   DType dtype = DType::kFloat32;  // dtype or torch_dtype: what the weights were saved as
+  bool quantized = false;         // some weights are of a block format
   // Some layers were made to see only so many of the last tokens, the query's own included. The
   // engine runs them as full attention, which is the same only for sequences up to that length: do
   // not run longer ones (load_causal_lm refuses a longer max_model_len).
@@ -70,12 +74,17 @@ struct ModelConfig {
   std::vector<std::int32_t> eos_token_ids;
 };
 
-// Reads and checks config.json of a checkpoint directory, in the spellings of transformers 4 and 5.
-// A key that is absent or null means what it means there. Throws Error with one line naming the
-// file and the key: an architecture that is not in model/registry.cpp, a value of the wrong type or
-// out of range, keys that contradict each other, and what the engine does not compute (quantized
-// weights, other activations or RoPE types).
-ModelConfig load_model_config(const std::filesystem::path& dir);
+class JsonObject;
+
+// What a config.json says, in the spellings of transformers 4 and 5. A key that is absent or null
+// means what it means there. Throws Error with one line naming the file and the key: an
+// architecture that is not in model/registry.cpp, a value of the wrong type or out of range, keys
+// that contradict each other, and what the engine does not compute (quantized weights, other
+// activations or RoPE types).
+ModelConfig read_model_config(const JsonObject& config);
+
+// The same from config.json of a checkpoint directory, or from the metadata of a GGUF file.
+ModelConfig load_model_config(const std::filesystem::path& path);
 
 // generation_config.json: defaults for sampling that the checkpoint ships; absent file: all empty.
 struct GenerationConfig {
@@ -86,6 +95,7 @@ struct GenerationConfig {
   std::optional<float> repetition_penalty;
   std::vector<std::int32_t> eos_token_ids;
 };
-GenerationConfig load_generation_config(const std::filesystem::path& dir);
+// Of a GGUF file: all empty.
+GenerationConfig load_generation_config(const std::filesystem::path& path);
 
 }  // namespace moba

@@ -133,6 +133,14 @@ RopeFrequencies compute_rope_frequencies(const RopeConfig& config, int head_dim,
       out.attention_scaling = static_cast<float>(yarn_attention_scaling(config));
       break;
   }
+  if (!config.frequency_factors.empty()) {
+    MOBA_CHECK(config.frequency_factors.size() == out.inv_freq.size(),
+               "RoPE: ", config.frequency_factors.size(), " factors for ", out.inv_freq.size(),
+               " frequencies");
+    for (std::size_t i = 0; i < out.inv_freq.size(); ++i) {
+      out.inv_freq[i] /= config.frequency_factors[i];
+    }
+  }
   return out;
 }
 

@@ -26,19 +26,20 @@ std::optional<DType> engine_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-SafetensorsEntry make_entry(SafetensorsRecord record, const std::filesystem::path& path,
+CheckpointTensor make_entry(SafetensorsRecord record, const std::filesystem::path& path,
                             const MappedFile& file) {
-  SafetensorsEntry entry;
+  CheckpointTensor entry;
   entry.name = std::move(record.name);
   entry.dtype = record.dtype;
   entry.shape = std::move(record.shape);
   entry.num_bytes = record.end - record.begin;
   entry.data = file.data() + record.begin;
   entry.file = path;
-  const std::optional<DType> dtype = engine_dtype(entry.dtype);
-  if (dtype && entry.shape.size() <= Shape::kMaxRank) {
+  entry.element_type = engine_dtype(entry.dtype);
+  if (entry.element_type && entry.shape.size() <= Shape::kMaxRank) {
     // Views carry no constness; weights are never outputs of an operation.
-    entry.tensor = TensorView(const_cast<std::byte*>(entry.data), *dtype, Shape::from(entry.shape));
+    entry.tensor = TensorView(const_cast<std::byte*>(entry.data), *entry.element_type,
+                              Shape::from(entry.shape));
   }
   return entry;
 }
@@ -72,7 +73,7 @@ ShardMap read_index(const std::filesystem::path& path) {
 struct Safetensors::State {
   std::filesystem::path path;
   std::vector<MappedFile> files;
-  std::vector<SafetensorsEntry> entries;
+  std::vector<CheckpointTensor> entries;
   std::size_t num_bytes = 0;
 
   void load_file(const std::filesystem::path& file_path) {
@@ -122,8 +123,8 @@ struct Safetensors::State {
 
   void finish() {
     std::sort(entries.begin(), entries.end(),
-              [](const SafetensorsEntry& a, const SafetensorsEntry& b) { return a.name < b.name; });
-    for (const SafetensorsEntry& entry : entries) num_bytes += entry.num_bytes;
+              [](const CheckpointTensor& a, const CheckpointTensor& b) { return a.name < b.name; });
+    for (const CheckpointTensor& entry : entries) num_bytes += entry.num_bytes;
   }
 };
 
@@ -148,15 +149,15 @@ Safetensors::Safetensors(const std::filesystem::path& path) : state_(std::make_u
 
 Safetensors::~Safetensors() = default;
 
-const SafetensorsEntry* Safetensors::find(std::string_view name) const {
+const CheckpointTensor* Safetensors::find(std::string_view name) const {
   const auto& all = state_->entries;
   const auto it = std::lower_bound(
       all.begin(), all.end(), name,
-      [](const SafetensorsEntry& entry, std::string_view key) { return entry.name < key; });
+      [](const CheckpointTensor& entry, std::string_view key) { return entry.name < key; });
   return it != all.end() && it->name == name ? &*it : nullptr;
 }
 
-const std::vector<SafetensorsEntry>& Safetensors::entries() const { return state_->entries; }
+const std::vector<CheckpointTensor>& Safetensors::entries() const { return state_->entries; }
 std::size_t Safetensors::num_bytes() const { return state_->num_bytes; }
 const std::filesystem::path& Safetensors::path() const { return state_->path; }
 void Safetensors::prefetch() const {

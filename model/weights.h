@@ -14,7 +14,7 @@
 #include "device/context.h"
 #include "device/tensor.h"
 #include "device/uploader.h"
-#include "model/safetensors.h"
+#include "model/checkpoint_tensors.h"
 
 namespace moba {
 
@@ -42,16 +42,19 @@ class Weights {
   Weights(DeviceContext& context, const std::filesystem::path& path, DType dtype);
 
   // Throws Error, naming file and tensor, unless there is a tensor of that name and shape and of
-  // dtype float32, bfloat16 or float16. Reads nothing of its data. All tensors are checked before
-  // the first is asked for. Shapes and sizes are those of the whole tensor.
+  // dtype float32, bfloat16, float16 or a block format. Reads nothing of its data. All tensors are
+  // checked before the first is asked for. Shapes and sizes are those of the whole tensor.
   void check_matrix(const std::string& name, const Shape& shape, const TensorPart& part = {});
   void check_vector(const std::string& name, std::int64_t size, const TensorPart& part = {});
 
   // A matrix for linear() or embedding(), checked as above. On the CPU in place where its dtype
-  // serves the compute dtype: all three for float32, bfloat16 for bfloat16; else, and on other
-  // devices, converted to the compute dtype.
+  // serves the compute dtype: all three for float32, bfloat16 for bfloat16; else, on other devices,
+  // and where the file has rows in another order, converted to the compute dtype. A block format
+  // stays what it is on the CPU, packed (device/quant.h); parts of columns that are not whole
+  // blocks are converted.
   TensorView matrix(const std::string& name, const Shape& shape, const TensorPart& part = {});
-  // A norm's weight or a bias, checked as above; whatever its dtype, and in place on the CPU.
+  // A norm's weight or a bias, checked as above; whatever its dtype (of a block format: float32),
+  // and in place on the CPU.
   TensorView vector(const std::string& name, std::int64_t size, const TensorPart& part = {});
 
   // After the last tensor: what was asked for is there, and what loading took is given back.
@@ -67,28 +70,41 @@ class Weights {
   std::int64_t owned_bytes() const { return owned_bytes_; }
 
  private:
-  const SafetensorsEntry& find(const std::string& name, const Shape& shape);
-  DType matrix_dtype(const SafetensorsEntry& entry) const;
-  // A part of a tensor, where it lies in the file: rows of `columns` elements, row_stride apart.
+  const CheckpointTensor& find(const std::string& name, const Shape& shape);
+  DType matrix_dtype(const CheckpointTensor& entry, const TensorPart& part) const;
+  static DType vector_dtype(const CheckpointTensor& entry);
+  // A part of a tensor: rows of `columns` elements from first_row and first_column on.
   struct Source {
-    const SafetensorsEntry* entry = nullptr;
+    const CheckpointTensor* entry = nullptr;
+    DType type = DType::kFloat32;  // in the file
     Shape shape;
-    const std::byte* data = nullptr;
+    std::int64_t first_row = 0;
+    std::int64_t first_column = 0;
     std::int64_t columns = 0;
-    std::int64_t row_stride = 0;
-    bool is_contiguous() const { return columns == row_stride; }
+    std::int64_t row_stride = 0;  // elements of the tensor's rows
+    // One after the other in the file, in the order that is asked for.
+    bool is_contiguous() const { return columns == row_stride && entry->paired_rows == 0; }
+    // Where element `index` of the part stands in the tensor.
+    std::int64_t element(std::int64_t index) const {
+      return entry->file_row(first_row + index / columns) * row_stride + first_column +
+             index % columns;
+    }
+    // Bytes of the file that hold the part: [begin, end) from the tensor's begin.
+    std::pair<std::size_t, std::size_t> span() const;
   };
-  static Source part_of(const SafetensorsEntry& entry, const TensorPart& part);
+  static Source part_of(const CheckpointTensor& entry, const TensorPart& part);
   void note_checked(const Source& source, DType dtype, const TensorPart& part);
   TensorView fetch(const Source& source, DType dtype);
   TensorView copy_on_host(const Source& source, DType dtype);
+  TensorView copy_packed(const Source& source);
   TensorView copy_to_store(const Source& source, DType dtype);
-  // Elements [first, last) of a part as `dtype`, by all threads, and no longer wanted in the file.
+  // Elements [first, last) of a part as `dtype`, by all threads.
   void convert(const Source& source, DType dtype, std::int64_t first, std::int64_t last,
                std::byte* to);
+  static void drop(const Source& source, std::int64_t first, std::int64_t last);
 
   DeviceContext& context_;
-  Safetensors files_;
+  std::unique_ptr<CheckpointTensors> files_;
   DType dtype_;
   std::deque<Tensor> owned_;
   Buffer store_;                  // on a device with memory of its own

@@ -300,11 +300,9 @@ void find_boundaries(const SentencePieceSpec& spec, SentencePieceParts& parts) {
 
 }  // namespace
 
-std::shared_ptr<const Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& dir) {
-  const std::filesystem::path path = dir / "tokenizer.model";
-  const std::string file = path.string();
-  const std::string serialized = read_tokenizer_file(path, kMaxTokenizerFileBytes);
-  const TokenizerConfig config = read_tokenizer_config(dir / "tokenizer_config.json");
+std::shared_ptr<const Tokenizer> make_sentencepiece_tokenizer(
+    const std::string& serialized, const std::string& file, const TokenizerConfig& config,
+    const std::filesystem::path& added_tokens_file) {
   SentencePieceSpec spec;
   try {
     spec = read_sentencepiece_spec(serialized);
@@ -327,8 +325,8 @@ std::shared_ptr<const Tokenizer> load_sentencepiece_tokenizer(const std::filesys
 
   TokenTable table;
   table.vocabulary = build_vocabulary(spec, file);
-  parts.added_tokens = AddedTokenMatcher(
-      collect_added_tokens(spec, config, dir / "added_tokens.json", table.vocabulary));
+  parts.added_tokens =
+      AddedTokenMatcher(collect_added_tokens(spec, config, added_tokens_file, table.vocabulary));
   table.bos = named_token(config.bos_token, parts.plain->bos_id(), table.vocabulary);
   table.eos = named_token(config.eos_token, parts.plain->eos_id(), table.vocabulary);
   if (spec.remove_extra_whitespaces) {
@@ -344,6 +342,13 @@ std::shared_ptr<const Tokenizer> load_sentencepiece_tokenizer(const std::filesys
   encode_with(*parts.plain, parts.unk_name, ids);
   parts.unk_length = ids.size();
   return std::make_shared<const SentencePieceTokenizer>(std::move(table), std::move(parts));
+}
+
+std::shared_ptr<const Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& dir) {
+  const std::filesystem::path path = dir / "tokenizer.model";
+  return make_sentencepiece_tokenizer(
+      read_tokenizer_file(path, kMaxTokenizerFileBytes), path.string(),
+      read_tokenizer_config(dir / "tokenizer_config.json"), dir / "added_tokens.json");
 }
 
 }  // namespace moba

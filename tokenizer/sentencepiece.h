@@ -4,7 +4,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
+#include "tokenizer/special_tokens.h"
 #include "tokenizer/tokenizer.h"
 
 namespace moba {
@@ -23,5 +25,10 @@ namespace moba {
 // no merge can cross (piece_boundaries.h says why the ids are the same), with the words met most
 // often kept. Other models get the whole text at once.
 std::shared_ptr<const Tokenizer> load_sentencepiece_tokenizer(const std::filesystem::path& dir);
+
+// The same from a serialized model; `file` is for messages. `added_tokens_file` need not exist.
+std::shared_ptr<const Tokenizer> make_sentencepiece_tokenizer(
+    const std::string& serialized, const std::string& file, const TokenizerConfig& config,
+    const std::filesystem::path& added_tokens_file);
 
 }  // namespace moba

@@ -1,5 +1,6 @@
 #include "tokenizer/sentencepiece_proto.h"
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -16,6 +17,8 @@ class WireReader {
     std::uint32_t number = 0;
     std::uint64_t value = 0;  // of a varint
     std::string_view bytes;   // of a length-delimited field
+    float number32 = 0.0F;    // of a fixed32 field, as the float it is in these files
+    bool is_fixed32 = false;
     bool is_varint = false;
     bool is_bytes = false;
   };
@@ -38,9 +41,12 @@ class WireReader {
         field.bytes = take(varint());
         field.is_bytes = true;
         break;
-      case 5:
-        take(4);
+      case 5: {
+        const std::string_view bytes = take(4);
+        std::memcpy(&field.number32, bytes.data(), sizeof(field.number32));
+        field.is_fixed32 = true;
         break;
+      }
       default:
         fail();
     }
@@ -80,6 +86,7 @@ SentencePieceSpec::Piece read_piece(std::string_view data) {
   WireReader::Field field;
   while (reader.next(field)) {
     if (field.number == 1 && field.is_bytes) out.text = field.bytes;
+    if (field.number == 2 && field.is_fixed32) out.score = field.number32;
     if (field.number == 3 && field.is_varint) {
       if (field.value < 1 || field.value > 6) {
         throw std::runtime_error("a piece has the unknown type " + std::to_string(field.value));

@@ -21,6 +21,7 @@ struct SentencePieceSpec {
   struct Piece {
     std::string_view text;  // lies in the serialized model
     PieceType type = PieceType::kNormal;
+    float score = 0.0F;
   };
 
   std::vector<Piece> pieces;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "device/cpu/gemm_kernels.h"
+#include "device/cpu/gemm_quant.h"
 
 namespace moba::cpu {
 namespace {
@@ -179,10 +180,21 @@ void linear_many_rows(DeviceContext& context, const TensorView& x,
 
 void linear(DeviceContext& context, const TensorView& x, std::span<const LinearTask> tasks) {
   if (x.dim(0) == 0) return;
-  if (x.dim(0) <= kLinearMaxDirectRows) {
-    linear_few_rows(context, x, tasks);
-  } else {
-    linear_many_rows(context, x, tasks);
+  // Runs of tasks of one kind.
+  const auto quantized = [](const LinearTask& task) { return is_quantized(task.weight.dtype()); };
+  while (!tasks.empty()) {
+    const bool first = quantized(tasks[0]);
+    std::size_t count = 1;
+    while (count < tasks.size() && quantized(tasks[count]) == first) ++count;
+    const std::span<const LinearTask> run = tasks.first(count);
+    if (first) {
+      linear_quantized(context, x, run);
+    } else if (x.dim(0) <= kLinearMaxDirectRows) {
+      linear_few_rows(context, x, run);
+    } else {
+      linear_many_rows(context, x, run);
+    }
+    tasks = tasks.subspan(count);
   }
 }
 

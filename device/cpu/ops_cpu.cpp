@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "device/cpu/ops_kernels.h"
+#include "device/quant.h"
 
 namespace moba::cpu {
 namespace {
@@ -36,6 +38,27 @@ std::byte* row(const TensorView& t, std::int64_t n, std::int64_t r) {
   return static_cast<std::byte*>(t.raw()) + static_cast<std::size_t>(r * n) * dtype_size(t.dtype());
 }
 
+// Row `from` of the table to one of out's dtype. Rows of packed tables go through floats.
+class RowReader {
+ public:
+  RowReader(DeviceContext& context, const TensorView& table)
+      : table_(table), convert_(MOBA_SIMD_SELECT(context.isa(), convert_rows)) {
+    if (is_quantized(table.dtype())) values_.resize(static_cast<std::size_t>(table.dim(1)));
+  }
+  void read(std::int64_t from, std::byte* to, DType dtype) {
+    const std::int64_t n = table_.dim(1);
+    if (values_.empty()) return convert_(row(table_, n, from), table_.dtype(), to, dtype, n);
+    unpack_row(table_.dtype(), static_cast<const std::byte*>(table_.raw()), n, from,
+               values_.data());
+    convert_(values_.data(), DType::kFloat32, to, dtype, n);
+  }
+
+ private:
+  const TensorView& table_;
+  decltype(&generic::convert_rows) convert_;
+  std::vector<float> values_;
+};
+
 template <typename T>
 void add_elements(const T* x, T* y, std::int64_t begin, std::int64_t end) {
   for (std::int64_t i = begin; i < end; ++i) {
@@ -49,11 +72,9 @@ void embedding(DeviceContext& context, const TensorView& table, const TensorView
                const TensorView& out) {
   const std::int64_t n = table.dim(1);
   const auto* id = ids.data<std::int32_t>();
-  const auto convert = MOBA_SIMD_SELECT(context.isa(), convert_rows);
   for_rows(context, ids.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      convert(row(table, n, id[t]), table.dtype(), row(out, n, t), out.dtype(), n);
-    }
+    RowReader reader(context, table);
+    for (std::int64_t t = begin; t < end; ++t) reader.read(id[t], row(out, n, t), out.dtype());
   });
 }
 
@@ -62,12 +83,12 @@ void embedding_slice(DeviceContext& context, const TensorView& table, std::int64
   const std::int64_t n = table.dim(1);
   const auto* id = ids.data<std::int32_t>();
   const std::size_t row_bytes = static_cast<std::size_t>(n) * dtype_size(out.dtype());
-  const auto convert = MOBA_SIMD_SELECT(context.isa(), convert_rows);
   for_rows(context, ids.dim(0), n, [&](std::int64_t begin, std::int64_t end) {
+    RowReader reader(context, table);
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t from = id[t] - first_id;
       if (from >= 0 && from < table.dim(0)) {
-        convert(row(table, n, from), table.dtype(), row(out, n, t), out.dtype(), n);
+        reader.read(from, row(out, n, t), out.dtype());
       } else {
         std::memset(row(out, n, t), 0, row_bytes);
       }

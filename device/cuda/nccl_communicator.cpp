@@ -36,8 +36,9 @@ ncclDataType_t nccl_type(DType dtype) {
       return ncclInt32;
     case DType::kInt64:
       return ncclInt64;
+    default:
+      throw Error(concat("NCCL: no dtype ", dtype_name(dtype)));
   }
-  throw Error("NCCL: a dtype it does not know");
 }
 
 // A rank's communicator as abort() sees it from other threads. NCCL's blocking kind: the other one

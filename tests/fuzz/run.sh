@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the fuzzers with clang and runs each for some seconds (60 unless told): tests/fuzz/run.sh [SECONDS]
 #
-# Starts from the templates of tests/data/chat and from bodies of its own. Inputs that crash, hang or take too much memory are left in
+# Starts from the templates of tests/data/chat, the files of tests/data/gguf and from bodies of its own. Inputs that crash, hang or take too much memory are left in
 # build/fuzz as crash-*, timeout-* and oom-*. Exit code 77 where there is no clang.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -12,9 +12,12 @@ command -v clang++ >/dev/null || {
 }
 cmake -S . -B build/fuzz -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
   -DMOBA_FUZZ=ON -DMOBA_BUILD_TESTS=OFF -DMOBA_BUILD_TOOLS=OFF -DMOBA_BUILD_BENCH=OFF --log-level=WARNING
-cmake --build build/fuzz --target fuzz_request fuzz_template
+cmake --build build/fuzz --target fuzz_request fuzz_template fuzz_gguf
 cd build/fuzz
-mkdir -p corpus_request corpus_template
+mkdir -p corpus_request corpus_template corpus_gguf
+for file in ../../tests/data/gguf/*.gguf; do
+  head -c 8000 "$file" >"corpus_gguf/$(basename "$file")"
+done
 cp ../../tests/data/chat/*.jinja corpus_template/
 printf '%s' 'a{"prompt": ["x", "y"], "n": 2, "logprobs": 1, "stop": ["a"], "logit_bias": {"5": 1.5}, "seed": 7}' >corpus_request/completion
 printf '%s' 'b{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "stream": true}' >corpus_request/chat
@@ -23,3 +26,5 @@ limits="-max_total_time=$seconds -timeout=20 -rss_limit_mb=2048 -print_final_sta
 tests/fuzz/fuzz_request $limits -max_len=8192 corpus_request
 # shellcheck disable=SC2086
 tests/fuzz/fuzz_template $limits -max_len=8192 corpus_template
+# shellcheck disable=SC2086
+tests/fuzz/fuzz_gguf $limits -max_len=8192 corpus_gguf

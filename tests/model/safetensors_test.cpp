@@ -12,9 +12,9 @@
 #include "tests/model/temp_files.h"
 #include "tests/sanitizers.h"
 
+using moba::CheckpointTensor;
 using moba::DType;
 using moba::Safetensors;
-using moba::SafetensorsEntry;
 using moba::Shape;
 using moba::test::error_of;
 using moba::test::is_line_with;
@@ -69,7 +69,7 @@ TEST_CASE("safetensors: tensors of a file are found where they lie") {
   CHECK(file.entries()[0].name == "a");
   CHECK(file.num_bytes() == 26);
 
-  const SafetensorsEntry* b = file.find("b");
+  const CheckpointTensor* b = file.find("b");
   REQUIRE(b != nullptr);
   CHECK(b->tensor.dtype() == DType::kFloat32);
   CHECK(b->tensor.shape() == Shape{2, 2});
@@ -79,7 +79,7 @@ TEST_CASE("safetensors: tensors of a file are found where they lie") {
   std::memcpy(&read, b->data, 4);
   CHECK(read == 1.5F);
 
-  const SafetensorsEntry* i8 = file.find("i8");
+  const CheckpointTensor* i8 = file.find("i8");
   REQUIRE(i8 != nullptr);
   CHECK(i8->tensor.empty());  // neither its dtype nor its rank is one of the engine's
   CHECK(i8->dtype == "I8");

@@ -7,6 +7,7 @@
 
 #include "model/causal_lm.h"
 #include "model/json_file.h"
+#include "model/safetensors.h"
 #include "tests/catch.h"
 #include "tests/model/temp_files.h"
 

@@ -31,7 +31,9 @@ constexpr std::string_view kLogprobGroup = "Log probabilities";
 
 const std::array kSettings{
     Setting{"model", "-m,--model", "DIR",
-            "Hugging Face checkpoint: a directory with config.json, *.safetensors and a tokenizer",
+            "Hugging Face checkpoint, a directory with config.json, *.safetensors and a tokenizer, "
+            "or a "
+            "GGUF file",
             Scope::kModel, kModelGroup, Kind::kString},
     Setting{"dtype", "--dtype", "TYPE",
             "Type of activations and KV cache: auto, float32, bfloat16 or, on a GPU, float16 "
