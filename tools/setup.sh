@@ -8,8 +8,8 @@
 set -eu
 
 # CLI11, Boost, spdlog, nlohmann/json, SentencePiece and PCRE2 are the libraries of CMakeLists.txt.
-packages="g++ cmake ninja-build libboost-dev libcli11-dev libpcre2-dev libsentencepiece-dev"
-packages="$packages libspdlog-dev libutf8proc-dev"
+packages="g++ cmake ninja-build libboost-dev libcli11-dev libedit-dev libpcre2-dev"
+packages="$packages libsentencepiece-dev libspdlog-dev libutf8proc-dev"
 packages="$packages nlohmann-json3-dev"
 # Version 14 of clang-format, since another one lays code out differently.
 # Chromium is for the chat page's test, which is skipped without it: install it for that.

@@ -73,9 +73,9 @@ int run(int argc, const char* const* argv) {
       "moba COMMAND --help tells the options of a command.\n"
       "Exit codes: 0 done; 1 refused or failed; 2 command line not understood; 130 Ctrl-C; 143 "
       "terminated.");
-  const std::array<Command, 7> commands{
-      add_generate(program), add_serve(program),   add_batch(program), add_perplexity(program),
-      add_tokenize(program), add_inspect(program), add_bench(program)};
+  const std::array<Command, 8> commands{
+      add_generate(program),   add_chat(program),     add_serve(program),   add_batch(program),
+      add_perplexity(program), add_tokenize(program), add_inspect(program), add_bench(program)};
   if (argc <= 1) {
     std::cerr << program.help();
     return kExitUsage;

@@ -22,6 +22,7 @@ struct Command {
 };
 
 Command add_generate(CLI::App& program);
+Command add_chat(CLI::App& program);
 Command add_perplexity(CLI::App& program);
 Command add_tokenize(CLI::App& program);
 Command add_inspect(CLI::App& program);

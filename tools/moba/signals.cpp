@@ -13,6 +13,8 @@ std::atomic<int> asked_signal{0};
 std::atomic<bool> may_ask{false};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
+static_assert(kInterrupt == SIGINT);
+
 extern "C" void on_signal(int signal) {
   int none = 0;
   if (may_ask.load() && asked_signal.compare_exchange_strong(none, signal)) return;
@@ -38,6 +40,8 @@ void install_signal_handlers() {
 }
 
 int interrupt_signal() { return asked_signal.load(); }
+
+void clear_interrupt() { asked_signal.store(0); }
 
 InterruptScope::InterruptScope() { may_ask.store(true); }
 InterruptScope::~InterruptScope() { may_ask.store(false); }

@@ -13,6 +13,12 @@ void install_signal_handlers();
 // The first signal that came while an InterruptScope was alive, or 0.
 int interrupt_signal();
 
+// SIGINT's number, for who compares.
+inline constexpr int kInterrupt = 2;
+
+// Forgets that signal: the next one asks again.
+void clear_interrupt();
+
 // While it lives the first signal only asks: the work polls interrupt_signal() and ends cleanly.
 // Made on the main thread, one at a time.
 class InterruptScope {
