@@ -38,14 +38,17 @@ StepInputs::Limits input_limits(const KvPoolConfig& pool, const SchedulerOptions
 TokenSamplerConfig sampler_config(const ModelConfig& config, const SchedulerOptions& scheduler,
                                   Device device) {
   const std::int64_t rows = num_logit_rows(config, scheduler, device);
-  return {config.vocab_size, rows, std::max<std::int64_t>(rows, scheduler.max_num_seqs)};
+  return {config.vocab_size, rows, std::max<std::int64_t>(rows, scheduler.max_num_seqs), {}};
 }
 
 std::unique_ptr<TokenSampler> make_sampler(DeviceContext& context, const CausalLM& model,
                                            const SchedulerOptions& scheduler) {
-  const TokenSamplerConfig config = sampler_config(model.config(), scheduler, context.device());
-  if (context.host_communicator().size() == 1) return create_token_sampler(context, config);
-  return create_sharded_token_sampler(context, config, model.shard());
+  TokenSamplerConfig config = sampler_config(model.config(), scheduler, context.device());
+  config.shard = model.shard();
+  if (context.device().type == DeviceType::kCpu && config.shard.num_ranks > 1) {
+    return create_sharded_token_sampler(context, config, config.shard);
+  }
+  return create_token_sampler(context, config);
 }
 
 }  // namespace
@@ -182,16 +185,19 @@ void ModelRunner::launch_graph(const Batch& batch, int size, int slot) {
   attention_->plan(pad(batch, size));
   const StepArrays arrays = inputs_.upload_decode(batch, size);
   const TensorView logits = logits_.view().rows(0, size);
+  const bool takes_largest = sampler_->takes_largest(batch.sample_rows);
   const auto issue = [&] {
     sampler_->resolve(arrays.token_sources, arrays.forward.token_ids);
     model_->compute_logits(model_->forward(arrays.forward, *cache_, *attention_), logits);
+    if (takes_largest) sampler_->choose_largest(logits);
   };
   const std::optional<std::uint64_t> key = attention_->capture_key();
   if (key) {
-    graphs_.run(size, *key, issue);
+    graphs_.run(size, takes_largest ? ~*key : *key, issue);
   } else {
     issue();
   }
+  if (takes_largest) return sampler_->send_largest(slot, batch.sample_rows.size());
   sampler_->launch(slot, batch.sample_rows, [&](std::int64_t first, std::int64_t count) {
     return logits.rows(first, first + count);
   });

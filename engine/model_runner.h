@@ -22,8 +22,8 @@ namespace moba {
 // One rank's model, cache and attention. The ranks of a group run the same batches at the same
 // time; rank 0 has the results. Logits are computed for a bounded number of rows at a time,
 // whatever the batch wants of them. On a GPU launch() issues a step and does not wait, but for the
-// log probabilities of prompts and for what ranks say to each other about samples; decode steps run
-// as graphs. Not thread-safe.
+// log probabilities of prompts; decode steps run as graphs, with the choice of greedy tokens in
+// them. Not thread-safe.
 class ModelRunner : public StepRunner {
  public:
   // Takes its parts; the context outlives it. `scheduler` bounds a batch. `decode_graphs`: whether

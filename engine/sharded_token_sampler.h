@@ -1,4 +1,4 @@
-// Token sampling of a rank of several.
+// Token sampling of a rank of several on the CPU.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 namespace moba {
 
 // Each rank has one, of logits that are its piece of the vocabulary; rank 0's collects the tokens
-// (see ShardedSampler). launch() waits for the device and for the other ranks.
+// (see ShardedSampler). launch() waits for the other ranks.
 std::unique_ptr<TokenSampler> create_sharded_token_sampler(DeviceContext& context,
                                                            const TokenSamplerConfig& config,
                                                            const ShardPlan& shard);

@@ -1,6 +1,7 @@
 // Chooses tokens from rows of logits where they lie.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "device/context.h"
 #include "device/tensor.h"
 #include "engine/step_runner.h"
+#include "model/shard_plan.h"
 
 namespace moba {
 
@@ -36,6 +38,16 @@ class TokenSampler {
   // [n] int32 on the device. In the order of operations.
   virtual void resolve(const TensorView& sources, const TensorView& token_ids) = 0;
 
+  // Whether the rows' tokens are those of their largest logits and nothing else is wanted of them.
+  // Then choose_largest() and send_largest() may stand in for launch(): what the first one issues
+  // depends on the shape of the logits alone, so that it can be part of a recorded step.
+  virtual bool takes_largest(std::span<const SampleRow> /*rows*/) const { return false; }
+  // Of all rows of logits, at most max_rows; there may be more of them than are sent.
+  virtual void choose_largest(const TensorView& /*logits*/) {}
+  // What the last choose_largest() found in the first num_rows rows is what the slot's launch
+  // gives.
+  virtual void send_largest(int /*slot*/, std::size_t /*num_rows*/) {}
+
   // out[i]: of targets[i] in row i of logits, with the `num_top` most probable tokens. Waits.
   // Throws Error for logits that are not finite. Nothing may be under way in the slot.
   virtual void score(int slot, const TensorView& logits, std::span<const std::int32_t> targets,
@@ -46,6 +58,10 @@ struct TokenSamplerConfig {
   std::int64_t vocab_size = 0;
   std::int64_t max_rows = 0;      // of logits at a time
   std::int64_t max_launched = 0;  // rows of a launch
+  // On GPUs: logits are this rank's piece of each row, [rows, shard.vocab.size()], and the ranks
+  // choose together, over the context's communicator; rank 0 has the results, every rank can
+  // resolve() them. Of one rank: the whole rows.
+  ShardPlan shard = {};
 };
 
 std::unique_ptr<TokenSampler> create_token_sampler(DeviceContext& context,

@@ -14,10 +14,6 @@ constexpr int kEditThreads = 256;
 
 __device__ inline float infinity() { return __int_as_float(0x7f800000); }
 
-__host__ __device__ inline int num_chunks(int vocab_size) {
-  return (vocab_size + kStatsChunk - 1) / kStatsChunk;
-}
-
 // The larger number, of equal ones the smaller index.
 __device__ inline ChunkStats better(const ChunkStats& a, const ChunkStats& b) {
   const bool take_b = b.max > a.max || (b.max == a.max && b.index < a.index);
@@ -58,13 +54,13 @@ __global__ void __launch_bounds__(kStatsThreads) stats_kernel(SamplingArgs args)
   if (threadIdx.x >= 32) return;
   stats = threadIdx.x < kStatsThreads / 32 ? parts[threadIdx.x] : no_stats();
   stats = warp_better(stats);
-  if (threadIdx.x == 0) args.stats[row * num_chunks(args.vocab_size) + blockIdx.x] = stats;
+  if (threadIdx.x == 0) args.stats[row * args.num_chunks + blockIdx.x] = stats;
 }
 
 // Of the whole row, from the chunks: the same in all threads of every warp.
 __device__ ChunkStats row_stats(const SamplingArgs& args, int row) {
   ChunkStats stats = no_stats();
-  const int chunks = num_chunks(args.vocab_size);
+  const int chunks = args.num_chunks;
   for (int c = static_cast<int>(threadIdx.x) % 32; c < chunks; c += 32) {
     stats = better(stats, args.stats[row * chunks + c]);
   }
@@ -230,6 +226,18 @@ __device__ int draw(const float* logits, int size, float max, const SamplingRow&
   return find_running_total(size, target, mass, shared);
 }
 
+__device__ SamplingError error_of(const ChunkStats& stats) {
+  if (stats.has_nan != 0 || stats.max == infinity()) return SamplingError::kLogitsNotFinite;
+  return stats.max == -infinity() ? SamplingError::kNothingAllowed : SamplingError::kNone;
+}
+
+// The token with the largest logit. One that is not to be used still is one of the vocabulary, as
+// the next step may have been launched.
+__device__ SamplingResult largest_of(const ChunkStats& stats) {
+  const SamplingError error = error_of(stats);
+  return {error == SamplingError::kNone ? stats.index : 0, error, 0.0F, 0};
+}
+
 // Grid: rows.
 __global__ void __launch_bounds__(kRowThreads) sample_kernel(SamplingArgs args) {
   __shared__ RowShared shared;
@@ -239,14 +247,9 @@ __global__ void __launch_bounds__(kRowThreads) sample_kernel(SamplingArgs args) 
   const float* const logits = args.logits + std::int64_t{row} * args.vocab_size;
   SamplingResult& result = args.results[row];
   const ChunkStats stats = row_stats(args, row);
-  SamplingError error = SamplingError::kNone;
-  if (stats.has_nan != 0 || stats.max == infinity()) {
-    error = SamplingError::kLogitsNotFinite;
-  } else if (stats.max == -infinity()) {
-    error = SamplingError::kNothingAllowed;
-  }
+  const SamplingError error = error_of(stats);
   if (args.rows == nullptr) {
-    if (threadIdx.x == 0) result = {stats.index, error, 0.0F, 0};
+    if (threadIdx.x == 0) result = largest_of(stats);
     return;
   }
   const SamplingRow& params = args.rows[row];
@@ -270,6 +273,24 @@ __global__ void __launch_bounds__(kRowThreads) sample_kernel(SamplingArgs args) 
   }
 }
 
+// A warp takes a row.
+__global__ void merge_kernel(const ChunkStats* all, int num_pieces, int num_rows, int num_chunks,
+                             int piece_stride, SamplingResult* results) {
+  start_successors();
+  wait_for_predecessors();
+  const int row = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32;
+  if (row >= num_rows) return;
+  ChunkStats stats = no_stats();
+  for (int i = lane_index(); i < num_pieces * num_chunks; i += 32) {
+    const int piece = i / num_chunks;
+    ChunkStats part = all[(piece * num_rows + row) * num_chunks + i % num_chunks];
+    if (part.index != INT32_MAX) part.index += piece * piece_stride;
+    stats = better(stats, part);
+  }
+  stats = warp_better(stats);
+  if (lane_index() == 0) results[row] = largest_of(stats);
+}
+
 __global__ void resolve_kernel(const std::int32_t* sources, const SamplingResult* results,
                                std::int32_t* token_ids, int count) {
   start_successors();
@@ -280,6 +301,21 @@ __global__ void resolve_kernel(const std::int32_t* sources, const SamplingResult
 }
 
 }  // namespace
+
+void launch_stats(const SamplingArgs& args, cudaStream_t stream) {
+  if (args.num_rows == 0) return;
+  const dim3 grid(static_cast<unsigned>(args.num_chunks), static_cast<unsigned>(args.num_rows));
+  launch(stream, {grid, dim3(kStatsThreads)}, true, "stats_kernel", stats_kernel, args);
+}
+
+void launch_merge(const ChunkStats* all, int num_pieces, int num_rows, int num_chunks,
+                  int piece_stride, SamplingResult* results, cudaStream_t stream) {
+  if (num_rows == 0) return;
+  constexpr int kThreads = 128;
+  const int blocks = (num_rows * 32 + kThreads - 1) / kThreads;
+  launch(stream, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads)}, true, "merge_kernel",
+         merge_kernel, all, num_pieces, num_rows, num_chunks, piece_stride, results);
+}
 
 void launch_resolve(const std::int32_t* sources, const SamplingResult* results,
                     std::int32_t* token_ids, int count, cudaStream_t stream) {
@@ -292,10 +328,8 @@ void launch_resolve(const std::int32_t* sources, const SamplingResult* results,
 void launch_sampling(const SamplingArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return;
   const auto rows = static_cast<unsigned>(args.num_rows);
-  const LaunchShape stats_shape{dim3(static_cast<unsigned>(num_chunks(args.vocab_size)), rows),
-                                dim3(kStatsThreads)};
   if (args.any_logprobs) {
-    launch(stream, stats_shape, true, "stats_kernel", stats_kernel, args);
+    launch_stats(args, stream);
     launch(stream, {dim3(rows), dim3(kRowThreads)}, true, "logprob_kernel", logprob_kernel, args);
   }
   if (!args.any_sampled) return;
@@ -307,7 +341,7 @@ void launch_sampling(const SamplingArgs& args, cudaStream_t stream) {
     }
   }
   if (args.any_edits || !args.any_logprobs) {
-    launch(stream, stats_shape, true, "stats_kernel", stats_kernel, args);
+    launch_stats(args, stream);
   }
   launch(stream, {dim3(rows), dim3(kRowThreads)}, true, "sample_kernel", sample_kernel, args);
 }

@@ -54,8 +54,8 @@ struct TopLogprob {
   float logprob;
 };
 
-// Of a chunk of a row.
-struct ChunkStats {
+// Of a chunk of a row. 16 bytes, as they travel between ranks.
+struct alignas(16) ChunkStats {
   float max;           // of the numbers
   std::int32_t index;  // the smallest that has it
   std::int32_t has_nan;
@@ -68,7 +68,8 @@ struct SamplingArgs {
   const SamplingRow* rows;  // [num_rows]; null: all are greedy and plain
   const LogitEdit* edits;
   float* originals;         // [num edits] scratch: logits before the edit
-  ChunkStats* stats;        // [num_rows, ceil(vocab_size / kStatsChunk)] scratch
+  ChunkStats* stats;        // [num_rows, num_chunks] scratch
+  int num_chunks;           // at least ceil(vocab_size / kStatsChunk)
   double* normalisers;      // [num_rows] scratch
   SamplingResult* results;  // [num_rows]
   TopLogprob* top;          // [num_rows, kMaxTopLogprobs]
@@ -80,6 +81,15 @@ struct SamplingArgs {
 // Issues the launches for all rows. Choices are those of engine/sampler.h: sums are taken in fixed
 // point, so a token changes only where a draw falls within 1e-10 of a boundary.
 void launch_sampling(const SamplingArgs& args, cudaStream_t stream);
+
+// args.stats = what the chunks of all rows hold: of a piece of the vocabulary, whose tokens count
+// from 0.
+void launch_stats(const SamplingArgs& args, cudaStream_t stream);
+
+// The token of each row's largest logit, from the stats of all pieces of it: those of piece p at
+// all + p * num_rows * num_chunks, whose token 0 is token p * piece_stride of the vocabulary.
+void launch_merge(const ChunkStats* all, int num_pieces, int num_rows, int num_chunks,
+                  int piece_stride, SamplingResult* results, cudaStream_t stream);
 
 // token_ids[i] = results[sources[i]].token where sources[i] >= 0, for i < count.
 void launch_resolve(const std::int32_t* sources, const SamplingResult* results,
