@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/cuda/nccl_communicator.h"
+#include "device/cuda/peer_communicator.h"
 #include "device/device_info.h"
 #include "engine/checkpoint_tokenizer.h"
 #include "engine/device_setup.h"
@@ -145,6 +146,10 @@ void join_group(DeviceContext& context, RankCommunicators communicators) {
   if (!communicators.gpu_group_id.empty()) {
     on_device =
         cuda::make_nccl_communicator(context, communicators.gpu_group_id, *communicators.host);
+    if (communicators.peer_message_bytes > 0) {
+      on_device = cuda::make_peer_communicator(context, std::move(on_device), *communicators.host,
+                                               communicators.peer_message_bytes);
+    }
   }
   context.set_communicators(std::move(on_device), std::move(communicators.host));
 }

@@ -26,7 +26,8 @@ EngineParts set_up_engine(const EngineConfig& config);
 // How a rank joins its group: its end for host memory, and on GPUs the name of the NCCL group.
 struct RankCommunicators {
   std::unique_ptr<Communicator> host;
-  std::string gpu_group_id;  // empty on the CPU, and for one GPU
+  std::string gpu_group_id;             // empty on the CPU, and for one GPU
+  std::int64_t peer_message_bytes = 0;  // ParallelOptions', of ranks in one process; 0 of others
 };
 
 // What one rank contributes. All but context and runner is of use on rank 0 only.

@@ -25,6 +25,7 @@ namespace {
 
 constexpr int kMaxRanks = 1024;
 constexpr double kLongestTimeout = 1e6;  // seconds
+constexpr std::int64_t kMaxPeerMessageBytes = std::int64_t{1} << 20;
 constexpr std::chrono::minutes kSetUpLimit{30};
 // By how much the watch of rank 0 is more patient than its sockets, which know whom they wait for.
 constexpr std::chrono::seconds kSocketHeadStart{2};
@@ -35,6 +36,9 @@ void check_options(const ParallelOptions& options) {
   const double timeout = options.rank_timeout_seconds;
   MOBA_CHECK(timeout >= 0 && timeout <= kLongestTimeout, "rank_timeout_seconds is ", timeout,
              ", not in 0 .. ", kLongestTimeout);
+  MOBA_CHECK(options.peer_message_bytes >= 0 && options.peer_message_bytes <= kMaxPeerMessageBytes,
+             "peer_message_bytes is ", options.peer_message_bytes, ", not in 0 .. ",
+             kMaxPeerMessageBytes);
   const int processes = options.num_processes;
   MOBA_CHECK(processes == 1 || processes == options.tensor_parallel_size,
              "tensor_parallel_size is ", options.tensor_parallel_size, " over ", processes,
@@ -125,7 +129,7 @@ ParallelParts set_up_ranks(const EngineConfig& config) {
         return name_group(check_devices(config), nullptr, /*is_first=*/true);
       });
     }
-    parts.first = set_up_rank(config, {make_single_communicator(), group_id});
+    parts.first = set_up_rank(config, {make_single_communicator(), group_id, 0});
     parts.runner = std::move(parts.first.runner);
     return parts;
   }
@@ -164,7 +168,8 @@ ParallelParts set_up_ranks(const EngineConfig& config) {
     EngineConfig mine = config;
     mine.num_threads = threads_of(rank, num_local, num_threads);
     mine.device = device_name({device.type, device.index + rank});
-    built[index] = set_up_rank(mine, {std::move(communicators[index]), group_id});
+    const std::int64_t peer_bytes = num_local == num_ranks ? config.parallel.peer_message_bytes : 0;
+    built[index] = set_up_rank(mine, {std::move(communicators[index]), group_id, peer_bytes});
   });
 
   std::vector<Rank> ranks;
@@ -212,13 +217,14 @@ void run_remote_rank(const EngineConfig& config) {
     EngineConfig mine = config;
     mine.device = device_name(device);
     const std::string group_id = name_group(device, processes.get(), /*is_first=*/false);
-    rank = set_up_rank(mine, {make_socket_communicator(processes), group_id});
+    rank = set_up_rank(mine, {make_socket_communicator(processes), group_id, 0});
   } catch (const std::exception& error) {
     processes->abort(concat("rank ", processes->rank(), " failed: ", error.what()));
     throw;
   }
   processes->set_time_limit(timeout_of(config.parallel));
-  serve_batches(*rank.runner, *processes, rank.core.model.vocab_size);
+  const Rank mine{std::move(rank.context), std::move(rank.runner)};
+  serve_batches(mine, *processes, rank.core.model.vocab_size);
 }
 
 }  // namespace moba

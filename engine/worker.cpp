@@ -189,15 +189,22 @@ void WorkerGroup::run(const std::string& what, const Body& body, bool is_step) {
     }
     if (any) moved = Clock::now();
     if (Clock::now() - moved < state.watch.limit || state.failed) continue;
-    // The others wait for the one that has got least far.
-    std::size_t last = count;
+    // The others wait for the one that has got least far. Of ranks that wait for their devices it
+    // cannot be told which that is.
+    std::vector<std::size_t> last;
     for (std::size_t i = 0; i < count; ++i) {
-      if (state.done[i] == 0 && (last == count || progress[i] < progress[last])) last = i;
+      if (state.done[i] != 0) continue;
+      if (!last.empty() && progress[i] < progress[last.front()]) last.clear();
+      if (last.empty() || progress[i] == progress[last.front()]) last.push_back(i);
+    }
+    std::string ranks = last.size() > 1 ? "ranks " : "rank ";
+    for (std::size_t i = 0; i < last.size(); ++i) {
+      ranks += concat(i > 0 ? ", " : "", state.first_rank + static_cast<int>(last[i]));
     }
     state.failed = true;
-    state.why = concat("rank ", state.first_rank + static_cast<int>(last), " stalled in ", what,
-                       ": it has not come along for ",
-                       static_cast<double>(state.watch.limit.count()) / 1000, " s");
+    state.why =
+        concat(ranks, " stalled in ", what, last.size() > 1 ? ": they have" : ": it has",
+               " not come along for ", static_cast<double>(state.watch.limit.count()) / 1000, " s");
     const std::string why = state.why;
     lock.unlock();
     if (state.watch.abort) state.watch.abort(why);
