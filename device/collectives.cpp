@@ -54,13 +54,26 @@ class SingleCommunicator final : public Communicator {
 
 }  // namespace
 
-void Communicator::all_reduce(const TensorView& x) {
+bool Communicator::reduces(const TensorView& x) const {
   check_tensor("all_reduce", x);
   MOBA_CHECK(
       x.dtype() == DType::kFloat32 || x.dtype() == DType::kBFloat16 || x.dtype() == DType::kFloat16,
       "all_reduce: dtype ", dtype_name(x.dtype()));
-  if (alone_ || x.num_elements() == 0) return;
-  do_all_reduce(x);
+  return !alone_ && x.num_elements() > 0;
+}
+
+void Communicator::all_reduce(const TensorView& x) {
+  if (reduces(x)) do_all_reduce(x);
+}
+
+void Communicator::start_all_reduce(const TensorView& x, int lane) {
+  MOBA_CHECK(lane >= 0 && lane < kNumLanes, "all_reduce: lane ", lane, " of ", kNumLanes);
+  if (reduces(x)) do_start_all_reduce(x, lane);
+}
+
+void Communicator::finish_all_reduce(int lane) {
+  MOBA_CHECK(lane >= 0 && lane < kNumLanes, "all_reduce: lane ", lane, " of ", kNumLanes);
+  if (!alone_) do_finish_all_reduce(lane);
 }
 
 void Communicator::all_gather(const TensorView& in, const TensorView& out) {

@@ -54,6 +54,14 @@ class Communicator {
   // are summed in float32 on the host, in the order of ranks.
   void all_reduce(const TensorView& x);
 
+  // all_reduce() of x beside what is issued next, where the device can do both: x is neither read
+  // nor written between start_all_reduce() and finish_all_reduce() of that lane. At most one a
+  // lane, and no other operation of the group while one is under way but those of other lanes. Not
+  // to be recorded in graphs.
+  static constexpr int kNumLanes = 2;
+  void start_all_reduce(const TensorView& x, int lane);
+  void finish_all_reduce(int lane);
+
   // out[r] = rank r's `in`: `in` of any dtype and of n elements, `out` of its dtype and of
   // size() * n elements. They do not overlap.
   void all_gather(const TensorView& in, const TensorView& out);
@@ -73,8 +81,12 @@ class Communicator {
       : rank_(rank), size_(size), alone_(size == 1 && !always) {}
 
  private:
+  // Checks x; whether there is something to sum.
+  bool reduces(const TensorView& x) const;
   // Checked, not empty, and not left out.
   virtual void do_all_reduce(const TensorView& x) = 0;
+  virtual void do_start_all_reduce(const TensorView& x, int /*lane*/) { do_all_reduce(x); }
+  virtual void do_finish_all_reduce(int /*lane*/) {}
   virtual void do_all_gather(const TensorView& in, const TensorView& out) = 0;
   virtual void do_broadcast(const TensorView& x, int root) = 0;
   virtual void do_barrier() = 0;

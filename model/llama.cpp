@@ -32,6 +32,11 @@ constexpr std::int64_t kCpuMlpBytes = std::int64_t{32} << 20;
 constexpr std::int64_t kCudaMlpBytes = std::int64_t{512} << 20;
 constexpr std::int64_t kMinMlpRows = 256;
 
+// On GPUs a batch of so many tokens is computed in two parts where all are needed only by
+// attention: one part's sums are taken while the other part is computed.
+constexpr std::int64_t kMinOverlappedTokens = 2048;
+constexpr std::int64_t kPartMultiple = 256;
+
 // Views into the checkpoint or into copies on the device; a bias or norm that the model lacks is
 // empty.
 //
@@ -301,9 +306,20 @@ class Llama final : public CausalLM {
   TensorView added_once(const TensorView& bias) const {
     return shard_.adds_once() ? bias : TensorView();
   }
+  // Tokens [begin, end) of the batch; the lane that their sums take.
+  struct Part {
+    std::int64_t begin;
+    std::int64_t end;
+    int lane;
+  };
+  std::vector<Part> split(std::int64_t num_tokens) const;
+  // The rows of the part become the sums over the ranks; they are when await() has returned.
+  void reduce(const TensorView& rows, const Part& part);
+  void await(const Part& part);
+
   void check(const ForwardBatch& batch, const KvPool& cache) const;
   void attend(int index, const ForwardBatch& batch, KvPool& cache, AttentionBackend& attention);
-  void apply_mlp(const LayerWeights& layer, std::int64_t num_tokens);
+  void apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const Part& part);
 
   DeviceContext& context_;
   Communicator& group_;
@@ -316,7 +332,25 @@ class Llama final : public CausalLM {
   RopeFrequencies rope_;
   Tensor inv_freq_;  // rope_'s
   Activations activations_;
+  std::vector<Part> parts_;  // of the batch
 };
+
+std::vector<Llama::Part> Llama::split(std::int64_t num_tokens) const {
+  const bool overlaps = group_.size() > 1 && context_.device().type == DeviceType::kCuda &&
+                        num_tokens >= kMinOverlappedTokens;
+  if (!overlaps) return {{0, num_tokens, 0}};
+  const std::int64_t middle = num_tokens / 2 / kPartMultiple * kPartMultiple;
+  return {{0, middle, 0}, {middle, num_tokens, 1}};
+}
+
+void Llama::reduce(const TensorView& rows, const Part& part) {
+  if (parts_.size() > 1) return group_.start_all_reduce(rows, part.lane);
+  group_.all_reduce(rows);
+}
+
+void Llama::await(const Part& part) {
+  if (parts_.size() > 1) group_.finish_all_reduce(part.lane);
+}
 
 void Llama::check(const ForwardBatch& batch, const KvPool& cache) const {
   const std::int64_t num_tokens = batch.token_ids.dim(0);
@@ -355,20 +389,21 @@ TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBac
   } else {
     embedding_slice(context_, weights_.embedding, shard_.vocab.begin, config_.vocab_size,
                     batch.token_ids, residual);
-    group_.all_reduce(residual);
   }
+  parts_ = split(num_tokens);
+  for (const Part& part : parts_) reduce(residual.rows(part.begin, part.end), part);
   for (int i = 0; i < config_.num_layers; ++i) {
-    const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
-    rms_norm(context_, residual, layer.input_norm, config_.rms_norm_eps, normed);
     attend(i, batch, cache, attention);
-    rms_norm(context_, residual, layer.mlp_norm, config_.rms_norm_eps, normed);
-    apply_mlp(layer, num_tokens);
+    for (const Part& part : parts_) {
+      apply_mlp(weights_.layers[static_cast<std::size_t>(i)], num_tokens, part);
+    }
   }
+  for (const Part& part : parts_) await(part);
   rms_norm(context_, residual, weights_.norm, config_.rms_norm_eps, normed);
   return normed;
 }
 
-// residual += attention(normed). Each rank adds its heads' part; the one that adds it to the
+// residual += attention(residual). Each rank adds its heads' part; the one that adds it to the
 // residual makes their sum the new residual.
 void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
                    AttentionBackend& attention) {
@@ -377,12 +412,19 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
   const TensorView q = activations_.q(n);
   const TensorView k = activations_.k(n);
   const TensorView v = activations_.v(n);
-  const std::array<LinearTask, 3> projections{{
-      {layer.q, layer.q_bias, q},
-      {layer.k, layer.k_bias, k},
-      {layer.v, layer.v_bias, v},
-  }};
-  linear(context_, activations_.normed(n), projections);
+  const TensorView residual = activations_.residual(n);
+  for (const Part& part : parts_) {
+    const auto of_part = [&](const TensorView& x) { return x.rows(part.begin, part.end); };
+    const TensorView normed = of_part(activations_.normed(n));
+    await(part);
+    rms_norm(context_, of_part(residual), layer.input_norm, config_.rms_norm_eps, normed);
+    const std::array<LinearTask, 3> projections{{
+        {layer.q, layer.q_bias, of_part(q)},
+        {layer.k, layer.k_bias, of_part(k)},
+        {layer.v, layer.v_bias, of_part(v)},
+    }};
+    linear(context_, normed, projections);
+  }
 
   const Shape q_heads{n, local_.num_q_heads, config_.head_dim};
   const Shape kv_heads{n, local_.num_kv_heads, config_.head_dim};
@@ -403,32 +445,40 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
   const TensorView attended = activations_.attended(n);
   attention.run(index, rotated, layer_cache, attended.reshape(q_heads));
 
-  const std::array<LinearTask, 1> output{{
-      {layer.o, added_once(layer.o_bias), activations_.residual(n), shard_.adds_once()},
-  }};
-  linear(context_, attended, output);
-  group_.all_reduce(activations_.residual(n));
+  for (const Part& part : parts_) {
+    const TensorView sum = residual.rows(part.begin, part.end);
+    const std::array<LinearTask, 1> output{{
+        {layer.o, added_once(layer.o_bias), sum, shard_.adds_once()},
+    }};
+    linear(context_, attended.rows(part.begin, part.end), output);
+    reduce(sum, part);
+  }
 }
 
-// residual += down(silu(gate(normed)) * up(normed)), each rank its part of the intermediate size
-void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens) {
-  for (std::int64_t first = 0; first < num_tokens; first += activations_.mlp_rows()) {
-    const std::int64_t last = std::min(num_tokens, first + activations_.mlp_rows());
+// residual += mlp(residual) for the part's tokens: down(silu(gate(normed)) * up(normed)), each rank
+// its part of the intermediate size.
+void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const Part& part) {
+  const TensorView residual = activations_.residual(num_tokens);
+  const TensorView normed = activations_.normed(num_tokens);
+  await(part);
+  rms_norm(context_, residual.rows(part.begin, part.end), layer.mlp_norm, config_.rms_norm_eps,
+           normed.rows(part.begin, part.end));
+  for (std::int64_t first = part.begin; first < part.end; first += activations_.mlp_rows()) {
+    const std::int64_t last = std::min(part.end, first + activations_.mlp_rows());
     const TensorView gate = activations_.gate(last - first);
     const TensorView up = activations_.up(last - first);
     const std::array<LinearTask, 2> inputs{{
         {layer.gate, layer.gate_bias, gate},
         {layer.up, layer.up_bias, up},
     }};
-    linear(context_, activations_.normed(num_tokens).rows(first, last), inputs);
+    linear(context_, normed.rows(first, last), inputs);
     silu_mul(context_, gate, up, gate);
     const std::array<LinearTask, 1> output{{
-        {layer.down, added_once(layer.down_bias),
-         activations_.residual(num_tokens).rows(first, last), shard_.adds_once()},
+        {layer.down, added_once(layer.down_bias), residual.rows(first, last), shard_.adds_once()},
     }};
     linear(context_, gate, output);
   }
-  group_.all_reduce(activations_.residual(num_tokens));
+  reduce(residual.rows(part.begin, part.end), part);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <nccl.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include "device/check.h"
 #include "device/cuda/cuda_check.h"
 #include "device/cuda/cuda_context.h"
+#include "device/cuda/stream.h"
 
 namespace moba::cuda {
 namespace {
@@ -121,6 +123,20 @@ class NcclCommunicator final : public Communicator {
                            nccl_type(x.dtype()), ncclSum, comm, stream());
     });
   }
+  void do_start_all_reduce(const TensorView& x, int lane) override {
+    Lane& beside = lanes_[static_cast<std::size_t>(lane)];
+    beside.begin.record(stream());
+    MOBA_CUDA_CHECK(cudaStreamWaitEvent(side_.get(), beside.begin.get(), 0));
+    handle_->issue("all_reduce", [&](ncclComm_t comm) {
+      return ncclAllReduce(x.raw(), x.raw(), static_cast<std::size_t>(x.num_elements()),
+                           nccl_type(x.dtype()), ncclSum, comm, side_.get());
+    });
+    beside.end.record(side_.get());
+  }
+  void do_finish_all_reduce(int lane) override {
+    const Event& end = lanes_[static_cast<std::size_t>(lane)].end;
+    MOBA_CUDA_CHECK(cudaStreamWaitEvent(stream(), end.get(), 0));
+  }
   void do_all_gather(const TensorView& in, const TensorView& out) override {
     handle_->issue("all_gather", [&](ncclComm_t comm) {
       return ncclAllGather(in.raw(), out.raw(), static_cast<std::size_t>(in.num_elements()),
@@ -141,7 +157,15 @@ class NcclCommunicator final : public Communicator {
   }
   void copy(const TensorView& in, const TensorView& out) override { do_all_gather(in, out); }
 
+  // Of an all-reduce beside the rank's stream.
+  struct Lane {
+    Event begin;
+    Event end;
+  };
+
   Context& context_;
+  Stream side_{/*urgent=*/true};
+  std::array<Lane, kNumLanes> lanes_;
   Tensor token_;
   std::shared_ptr<Handle> handle_;
 };

@@ -123,6 +123,11 @@ class PeerCommunicator final : public Communicator {
     control_->begin_operation();
     launch_peer_all_reduce(end_, x.dtype(), x.raw(), pieces_of(x), context_.stream());
   }
+  // What is worth it is large.
+  void do_start_all_reduce(const TensorView& x, int lane) override {
+    others_->start_all_reduce(x, lane);
+  }
+  void do_finish_all_reduce(int lane) override { others_->finish_all_reduce(lane); }
   void do_all_gather(const TensorView& in, const TensorView& out) override {
     if (!fits(in) || !is_aligned(out)) return others_->all_gather(in, out);
     control_->begin_operation();

@@ -12,7 +12,13 @@ namespace moba::cuda {
 // Does not wait for the legacy default stream.
 class Stream {
  public:
-  Stream() { MOBA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  // `urgent`: its work goes before that of other streams, where there is room for one.
+  explicit Stream(bool urgent = false) {
+    int least = 0;
+    int greatest = 0;
+    if (urgent) MOBA_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    MOBA_CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest));
+  }
   ~Stream() { static_cast<void>(cudaStreamDestroy(stream_)); }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
