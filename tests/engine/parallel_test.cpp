@@ -4,8 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
@@ -17,13 +15,15 @@
 #include "moba/engine.h"
 #include "tests/device/rank_threads.h"
 #include "tests/engine/engine_test_util.h"
+#include "tests/engine/parallel_requests.h"
 
 namespace moba {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-const std::string kModelDir = std::string(MOBA_SOURCE_DIR) + "/configs/models/moba-books-19m";
+using test::check_same;
+using test::make_engine;
+using test::run_all;
 
 // ---- sampling
 
@@ -286,93 +286,13 @@ TEST_CASE("errors outside of steps are passed on as they are", "[parallel]") {
 EngineConfig embedded_config(int num_ranks) {
   engine_logger()->set_level(spdlog::level::warn);
   EngineConfig config;
-  config.model = kModelDir;
+  config.model = test::kParallelModelDir;
   config.device = "cpu";
   config.dtype = ComputeDType::kFloat32;
   config.max_model_len = 2048;
   config.num_threads = 2;
   config.parallel.tensor_parallel_size = num_ranks;
   return config;
-}
-
-std::unique_ptr<Engine> make_engine(const EngineConfig& config) {
-  auto engine = Engine::create(config);
-  INFO(engine.status().message());
-  REQUIRE(engine.ok());
-  return std::move(engine.value());
-}
-
-std::vector<std::int32_t> needle_ids(std::size_t count) {
-  std::ifstream file(kModelDir + "/golden.json");
-  const nlohmann::json golden = nlohmann::json::parse(file);
-  for (const auto& prompt : golden["prompts"]) {
-    if (prompt["name"] != "needle") continue;
-    auto ids = prompt["ids"].get<std::vector<std::int32_t>>();
-    ids.resize(count);
-    return ids;
-  }
-  return {};
-}
-
-std::vector<Request> requests(int max_tokens) {
-  const std::vector<std::int32_t> ids = needle_ids(900);
-  std::vector<Request> list;
-  for (int i = 0; i < 6; ++i) {
-    Request request;
-    // Beginnings in common, so that the prefix cache has something to find.
-    request.prompt_ids.assign(ids.begin(), ids.begin() + 300 + 100 * i);
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = max_tokens;
-    request.sampling.ignore_eos = true;
-    request.sampling.logprobs = 2;
-    if (i % 2 == 1) request.attention.mode = AttentionMode::kFull;
-    if (i % 3 == 2) request.sampling.repetition_penalty = 1.2F;
-    if (i == 4) {
-      request.sampling.temperature = 1;
-      request.sampling.top_k = 20;
-      request.sampling.seed = 5;
-      request.sampling.n = 2;
-    }
-    if (i == 5) request.sampling.prompt_logprobs = 1;
-    list.push_back(request);
-  }
-  return list;
-}
-
-std::vector<RequestOutput> run_all(Engine& engine, int max_tokens = 20) {
-  std::vector<RequestHandle> handles;
-  for (const Request& request : requests(max_tokens)) {
-    auto handle = engine.submit(request);
-    REQUIRE(handle.ok());
-    handles.push_back(handle.value());
-  }
-  std::vector<RequestOutput> outputs;
-  for (const RequestHandle& handle : handles) {
-    INFO(handle.wait().status().message());
-    REQUIRE(handle.wait().ok());
-    outputs.push_back(handle.wait().value());
-  }
-  return outputs;
-}
-
-void check_same(const std::vector<RequestOutput>& got, const std::vector<RequestOutput>& expected) {
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    CAPTURE(i);
-    CHECK(got[i].token_ids == expected[i].token_ids);
-    REQUIRE(got[i].logprobs.size() == expected[i].logprobs.size());
-    for (std::size_t t = 0; t < got[i].logprobs.size(); ++t) {
-      CHECK(got[i].logprobs[t].logprob == Approx(expected[i].logprobs[t].logprob).margin(1e-3));
-    }
-    REQUIRE(got[i].prompt_logprobs.size() == expected[i].prompt_logprobs.size());
-    for (std::size_t t = 0; t < got[i].prompt_logprobs.size(); ++t) {
-      CHECK(got[i].prompt_logprobs[t].logprob ==
-            Approx(expected[i].prompt_logprobs[t].logprob).margin(1e-3));
-    }
-    REQUIRE(got[i].more_samples.size() == expected[i].more_samples.size());
-    for (std::size_t s = 0; s < got[i].more_samples.size(); ++s) {
-      CHECK(got[i].more_samples[s].token_ids == expected[i].more_samples[s].token_ids);
-    }
-  }
 }
 
 TEST_CASE("the engine over two ranks gives what it gives over one", "[parallel]") {
