@@ -66,6 +66,17 @@ void Communicator::all_reduce(const TensorView& x) {
   if (reduces(x)) do_all_reduce(x);
 }
 
+bool Communicator::try_all_reduce_norm(const TensorView& x, const TensorView& weight, float eps,
+                                       const TensorView& out) {
+  if (!reduces(x)) return false;
+  check_tensor("all_reduce", out);
+  MOBA_CHECK(x.rank() == 2 && out.shape() == x.shape() && out.dtype() == x.dtype() &&
+                 weight.num_elements() == x.dim(1),
+             "all_reduce and norm: x ", x.shape().to_string(), ", weight ",
+             weight.shape().to_string(), ", out ", out.shape().to_string());
+  return do_try_all_reduce_norm(x, weight, eps, out);
+}
+
 void Communicator::start_all_reduce(const TensorView& x, int lane) {
   MOBA_CHECK(lane >= 0 && lane < kNumLanes, "all_reduce: lane ", lane, " of ", kNumLanes);
   if (reduces(x)) do_start_all_reduce(x, lane);

@@ -54,6 +54,11 @@ class Communicator {
   // are summed in float32 on the host, in the order of ranks.
   void all_reduce(const TensorView& x);
 
+  // all_reduce() of x, [rows, n], and then out = x / rms(x) * weight as rms_norm() of device/ops.h,
+  // in one go. False, and nothing has been done, where the group cannot.
+  bool try_all_reduce_norm(const TensorView& x, const TensorView& weight, float eps,
+                           const TensorView& out);
+
   // all_reduce() of x beside what is issued next, where the device can do both: x is neither read
   // nor written between start_all_reduce() and finish_all_reduce() of that lane. At most one a
   // lane, and no other operation of the group while one is under way but those of other lanes. Not
@@ -85,6 +90,10 @@ class Communicator {
   bool reduces(const TensorView& x) const;
   // Checked, not empty, and not left out.
   virtual void do_all_reduce(const TensorView& x) = 0;
+  virtual bool do_try_all_reduce_norm(const TensorView& /*x*/, const TensorView& /*weight*/,
+                                      float /*eps*/, const TensorView& /*out*/) {
+    return false;
+  }
   virtual void do_start_all_reduce(const TensorView& x, int /*lane*/) { do_all_reduce(x); }
   virtual void do_finish_all_reduce(int /*lane*/) {}
   virtual void do_all_gather(const TensorView& in, const TensorView& out) = 0;

@@ -313,13 +313,15 @@ class Llama final : public CausalLM {
     int lane;
   };
   std::vector<Part> split(std::int64_t num_tokens) const;
-  // The rows of the part become the sums over the ranks; they are when await() has returned.
-  void reduce(const TensorView& rows, const Part& part);
-  void await(const Part& part);
+  // The part's rows of the residual become their sums over the ranks, and those of `normed` the
+  // norm of that: they are when finish() has returned.
+  void sum_and_norm(const Part& part, std::int64_t num_tokens, const TensorView& weight);
+  void finish(const Part& part, std::int64_t num_tokens, const TensorView& weight);
 
   void check(const ForwardBatch& batch, const KvPool& cache) const;
   void attend(int index, const ForwardBatch& batch, KvPool& cache, AttentionBackend& attention);
-  void apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const Part& part);
+  void apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const Part& part,
+                 const TensorView& next_norm);
 
   DeviceContext& context_;
   Communicator& group_;
@@ -343,13 +345,20 @@ std::vector<Llama::Part> Llama::split(std::int64_t num_tokens) const {
   return {{0, middle, 0}, {middle, num_tokens, 1}};
 }
 
-void Llama::reduce(const TensorView& rows, const Part& part) {
+void Llama::sum_and_norm(const Part& part, std::int64_t num_tokens, const TensorView& weight) {
+  const TensorView rows = activations_.residual(num_tokens).rows(part.begin, part.end);
   if (parts_.size() > 1) return group_.start_all_reduce(rows, part.lane);
+  const TensorView normed = activations_.normed(num_tokens);
+  if (group_.try_all_reduce_norm(rows, weight, config_.rms_norm_eps, normed)) return;
   group_.all_reduce(rows);
+  rms_norm(context_, rows, weight, config_.rms_norm_eps, normed);
 }
 
-void Llama::await(const Part& part) {
-  if (parts_.size() > 1) group_.finish_all_reduce(part.lane);
+void Llama::finish(const Part& part, std::int64_t num_tokens, const TensorView& weight) {
+  if (parts_.size() == 1) return;
+  group_.finish_all_reduce(part.lane);
+  rms_norm(context_, activations_.residual(num_tokens).rows(part.begin, part.end), weight,
+           config_.rms_norm_eps, activations_.normed(num_tokens).rows(part.begin, part.end));
 }
 
 void Llama::check(const ForwardBatch& batch, const KvPool& cache) const {
@@ -378,7 +387,6 @@ TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBac
   check(batch, cache);
   const std::int64_t num_tokens = batch.token_ids.dim(0);
   const TensorView residual = activations_.residual(num_tokens);
-  const TensorView normed = activations_.normed(num_tokens);
 
   // A table for a batch instead of all positions: at 128K positions a table of all would take as
   // much memory as a small model.
@@ -391,19 +399,18 @@ TensorView Llama::forward(const ForwardBatch& batch, KvPool& cache, AttentionBac
                     batch.token_ids, residual);
   }
   parts_ = split(num_tokens);
-  for (const Part& part : parts_) reduce(residual.rows(part.begin, part.end), part);
-  for (int i = 0; i < config_.num_layers; ++i) {
-    attend(i, batch, cache, attention);
-    for (const Part& part : parts_) {
-      apply_mlp(weights_.layers[static_cast<std::size_t>(i)], num_tokens, part);
-    }
+  const auto& layers = weights_.layers;
+  for (const Part& part : parts_) sum_and_norm(part, num_tokens, layers.front().input_norm);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const TensorView& next = i + 1 < layers.size() ? layers[i + 1].input_norm : weights_.norm;
+    attend(static_cast<int>(i), batch, cache, attention);
+    for (const Part& part : parts_) apply_mlp(layers[i], num_tokens, part, next);
   }
-  for (const Part& part : parts_) await(part);
-  rms_norm(context_, residual, weights_.norm, config_.rms_norm_eps, normed);
-  return normed;
+  for (const Part& part : parts_) finish(part, num_tokens, weights_.norm);
+  return activations_.normed(num_tokens);
 }
 
-// residual += attention(residual). Each rank adds its heads' part; the one that adds it to the
+// residual += attention(normed). Each rank adds its heads' part; the one that adds it to the
 // residual makes their sum the new residual.
 void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
                    AttentionBackend& attention) {
@@ -415,15 +422,13 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
   const TensorView residual = activations_.residual(n);
   for (const Part& part : parts_) {
     const auto of_part = [&](const TensorView& x) { return x.rows(part.begin, part.end); };
-    const TensorView normed = of_part(activations_.normed(n));
-    await(part);
-    rms_norm(context_, of_part(residual), layer.input_norm, config_.rms_norm_eps, normed);
+    finish(part, n, layer.input_norm);
     const std::array<LinearTask, 3> projections{{
         {layer.q, layer.q_bias, of_part(q)},
         {layer.k, layer.k_bias, of_part(k)},
         {layer.v, layer.v_bias, of_part(v)},
     }};
-    linear(context_, normed, projections);
+    linear(context_, of_part(activations_.normed(n)), projections);
   }
 
   const Shape q_heads{n, local_.num_q_heads, config_.head_dim};
@@ -451,18 +456,17 @@ void Llama::attend(int index, const ForwardBatch& batch, KvPool& cache,
         {layer.o, added_once(layer.o_bias), sum, shard_.adds_once()},
     }};
     linear(context_, attended.rows(part.begin, part.end), output);
-    reduce(sum, part);
+    sum_and_norm(part, n, layer.mlp_norm);
   }
 }
 
-// residual += mlp(residual) for the part's tokens: down(silu(gate(normed)) * up(normed)), each rank
-// its part of the intermediate size.
-void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const Part& part) {
+// residual += down(silu(gate(normed)) * up(normed)) for the part's tokens, each rank its part of
+// the intermediate size; then their norm for what comes next.
+void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const Part& part,
+                      const TensorView& next_norm) {
   const TensorView residual = activations_.residual(num_tokens);
   const TensorView normed = activations_.normed(num_tokens);
-  await(part);
-  rms_norm(context_, residual.rows(part.begin, part.end), layer.mlp_norm, config_.rms_norm_eps,
-           normed.rows(part.begin, part.end));
+  finish(part, num_tokens, layer.mlp_norm);
   for (std::int64_t first = part.begin; first < part.end; first += activations_.mlp_rows()) {
     const std::int64_t last = std::min(part.end, first + activations_.mlp_rows());
     const TensorView gate = activations_.gate(last - first);
@@ -478,7 +482,7 @@ void Llama::apply_mlp(const LayerWeights& layer, std::int64_t num_tokens, const 
     }};
     linear(context_, gate, output);
   }
-  reduce(residual.rows(part.begin, part.end), part);
+  sum_and_norm(part, num_tokens, next_norm);
 }
 
 }  // namespace

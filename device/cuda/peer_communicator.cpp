@@ -123,6 +123,19 @@ class PeerCommunicator final : public Communicator {
     control_->begin_operation();
     launch_peer_all_reduce(end_, x.dtype(), x.raw(), pieces_of(x), context_.stream());
   }
+  bool do_try_all_reduce_norm(const TensorView& x, const TensorView& weight, float eps,
+                              const TensorView& out) override {
+    const std::int64_t rows = x.dim(0);
+    const std::int64_t row_bytes = static_cast<std::int64_t>(x.num_bytes()) / rows;
+    if (!fits(x) || !is_aligned(out) || rows > kPeerBlocks || row_bytes % kPiece != 0 ||
+        row_bytes > kPeerBlockPieces * kPiece) {
+      return false;
+    }
+    control_->begin_operation();
+    launch_peer_all_reduce_norm(end_, x.dtype(), x.raw(), rows, row_bytes / kPiece, weight.dtype(),
+                                weight.raw(), eps, out.raw(), context_.stream());
+    return true;
+  }
   // What is worth it is large.
   void do_start_all_reduce(const TensorView& x, int lane) override {
     others_->start_all_reduce(x, lane);

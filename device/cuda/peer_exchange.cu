@@ -12,6 +12,7 @@ namespace moba::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kNormThreads = 512;
 constexpr int kPerThread = kPeerBlockPieces / kThreads;
 // How many looks at a mailbox pass between two at the abort flag, which lies across the bus.
 constexpr int kLooks = 1 << 12;
@@ -84,6 +85,26 @@ __device__ inline void end_message(const PeerEnd& end, std::uint32_t generation)
   if (threadIdx.x == 0) end.generations[blockIdx.x] = generation;
 }
 
+// A piece of the sum over the ranks.
+template <typename T>
+__device__ inline Vec<T> sum_piece(const PeerEnd& end, const Vec<T>& mine, std::size_t place,
+                                   std::uint32_t generation) {
+  using V = Vec<T>;
+  float sum[V::kElements] = {};
+  for (int r = 0; r < end.num_ranks; ++r) {
+    V piece = mine;
+    if (r != end.rank) {
+      *reinterpret_cast<uint4*>(&piece) = receive(end, r, place, generation);
+    }
+#pragma unroll
+    for (int e = 0; e < V::kElements; ++e) sum[e] += to_float(piece.v[e]);
+  }
+  V result;
+#pragma unroll
+  for (int e = 0; e < V::kElements; ++e) result.v[e] = from_float<T>(sum[e]);
+  return result;
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     peer_all_reduce_kernel(PeerEnd end, T* x, int num_pieces, int per_block) {
@@ -105,19 +126,58 @@ __global__ void __launch_bounds__(kThreads)
   for (int p = 0; p < kPerThread; ++p) {
     const int i = p * kThreads + static_cast<int>(threadIdx.x);
     if (i >= part.count) break;
-    float sum[V::kElements] = {};
-    for (int r = 0; r < end.num_ranks; ++r) {
-      V piece = mine[p];
-      if (r != end.rank) {
-        *reinterpret_cast<uint4*>(&piece) = receive(end, r, offset + i, generation);
-      }
-#pragma unroll
-      for (int e = 0; e < V::kElements; ++e) sum[e] += to_float(piece.v[e]);
-    }
-    V result;
-#pragma unroll
-    for (int e = 0; e < V::kElements; ++e) result.v[e] = from_float<T>(sum[e]);
+    const V result = sum_piece(end, mine[p], offset + i, generation);
     result.store(x + static_cast<std::int64_t>(part.first + i) * V::kElements);
+  }
+  end_message(end, generation);
+}
+
+// A block takes a row.
+template <typename T, typename W>
+__global__ void __launch_bounds__(kNormThreads)
+    peer_all_reduce_norm_kernel(PeerEnd end, T* x, int row_pieces, const W* weight, float eps,
+                                T* out) {
+  using V = Vec<T>;
+  constexpr int kPieces = kPeerBlockPieces / kNormThreads;
+  __shared__ float scratch[32];
+  start_successors();
+  wait_for_predecessors();
+  const std::uint32_t generation = next_generation(end);
+  const std::size_t offset = mailbox_offset(generation);
+  const std::int64_t row = std::int64_t{blockIdx.x} * row_pieces;
+  V pieces[kPieces];
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = p * kNormThreads + static_cast<int>(threadIdx.x);
+    if (i >= row_pieces) break;
+    pieces[p] = V::load(x + (row + i) * V::kElements);
+    send(end, offset + i, *reinterpret_cast<const uint4*>(&pieces[p]), generation);
+  }
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = p * kNormThreads + static_cast<int>(threadIdx.x);
+    if (i >= row_pieces) break;
+    pieces[p] = sum_piece(end, pieces[p], offset + i, generation);
+    pieces[p].store(x + (row + i) * V::kElements);
+#pragma unroll
+    for (int e = 0; e < V::kElements; ++e) {
+      const float value = to_float(pieces[p].v[e]);
+      squares += value * value;
+    }
+  }
+  const float mean = block_sum(squares, scratch) / static_cast<float>(row_pieces * V::kElements);
+  const float scale = 1.0F / sqrtf(mean + eps);
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = p * kNormThreads + static_cast<int>(threadIdx.x);
+    if (i >= row_pieces) break;
+#pragma unroll
+    for (int e = 0; e < V::kElements; ++e) {
+      const float normed = round_to<T>(to_float(pieces[p].v[e]) * scale);
+      pieces[p].v[e] = from_float<T>(normed * to_float(weight[i * V::kElements + e]));
+    }
+    pieces[p].store(out + (row + i) * V::kElements);
   }
   end_message(end, generation);
 }
@@ -170,6 +230,24 @@ void launch_peer_all_reduce(const PeerEnd& end, DType dtype, void* x, std::int64
     using T = typename decltype(tag)::type;
     launch(stream, split.shape, true, "peer_all_reduce_kernel", peer_all_reduce_kernel<T>, end,
            static_cast<T*>(x), split.num_pieces, split.per_block);
+  });
+}
+
+void launch_peer_all_reduce_norm(const PeerEnd& end, DType dtype, void* x, std::int64_t rows,
+                                 std::int64_t row_pieces, DType weight_dtype, const void* weight,
+                                 float eps, void* out, cudaStream_t stream) {
+  MOBA_CHECK(rows >= 1 && rows <= kPeerBlocks && row_pieces >= 1 && row_pieces <= kPeerBlockPieces,
+             "peer exchange: ", rows, " rows of ", row_pieces, " pieces, at most ", kPeerBlocks,
+             " of ", kPeerBlockPieces);
+  const LaunchShape shape{dim3(static_cast<unsigned>(rows)), dim3(kNormThreads)};
+  dispatch_float(dtype, [&](auto tag) {
+    dispatch_float(weight_dtype, [&](auto weight_tag) {
+      using T = typename decltype(tag)::type;
+      using W = typename decltype(weight_tag)::type;
+      launch(stream, shape, true, "peer_all_reduce_norm_kernel", peer_all_reduce_norm_kernel<T, W>,
+             end, static_cast<T*>(x), static_cast<int>(row_pieces), static_cast<const W*>(weight),
+             eps, static_cast<T*>(out));
+    });
   });
 }
 

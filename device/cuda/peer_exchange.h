@@ -43,6 +43,13 @@ struct PeerEnd {
 void launch_peer_all_reduce(const PeerEnd& end, DType dtype, void* x, std::int64_t num_pieces,
                             cudaStream_t stream);
 
+// The same of a matrix, and out = its rows over their root mean square, times `weight`, as
+// rms_norm() computes it. A row has row_pieces of at most kPeerBlockPieces pieces; at most
+// kPeerBlocks rows.
+void launch_peer_all_reduce_norm(const PeerEnd& end, DType dtype, void* x, std::int64_t rows,
+                                 std::int64_t row_pieces, DType weight_dtype, const void* weight,
+                                 float eps, void* out, cudaStream_t stream);
+
 // out[r] = rank r's `in`: [num_pieces] of 16 bytes each.
 void launch_peer_all_gather(const PeerEnd& end, const void* in, void* out, std::int64_t num_pieces,
                             cudaStream_t stream);

@@ -1,8 +1,10 @@
 // Small messages over peer memory: what there is of two GPUs and more. One GPU has no peer.
 #include "device/cuda/peer_communicator.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "device/copy.h"
+#include "device/ops.h"
 #include "tests/catch.h"
 #include "tests/device/cuda/gpu_ranks.h"
 #include "tests/device/device_tensor.h"
@@ -143,6 +146,66 @@ TEST_CASE("peer memory: recorded sums, replayed many times") {
       }
     });
     for (const int count : errors) CHECK(count == 0);
+  }
+}
+
+TEST_CASE("peer memory: a sum and its norm in one go") {
+  constexpr float kEps = 1e-5F;
+  // Of each rank: its input, its sum, its norm, and the norm of that sum by itself.
+  struct Results {
+    std::vector<Tensor> inputs, sums, norms, expected;
+    Tensor weight;
+    std::atomic<int> num_fused{0};
+  };
+  std::mt19937 random(6);
+  for (const int num_ranks : peer_group_sizes()) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      // The longest row that fits a block, short ones, one of a length that the threads do not
+      // divide.
+      const auto most = static_cast<std::int64_t>(1024 * 16 / dtype_size(dtype));
+      const std::vector<Shape> shapes{{1, 64}, {64, 384}, {3, 4000}, {1, most}, {33, most}};
+      std::vector<Results> cases(shapes.size());
+      for (std::size_t c = 0; c < cases.size(); ++c) {
+        for (int r = 0; r < num_ranks; ++r) {
+          cases[c].inputs.push_back(random_tensor(dtype, shapes[c], random));
+        }
+        cases[c].weight = random_tensor(dtype, {shapes[c][1]}, random);
+        for (auto* list : {&cases[c].sums, &cases[c].norms, &cases[c].expected}) {
+          list->resize(cases[c].inputs.size());
+        }
+      }
+      on_gpus(num_ranks, cuda::max_peer_message(), [&](DeviceContext& context) {
+        Communicator& group = context.communicator();
+        const auto rank = static_cast<std::size_t>(group.rank());
+        for (Results& of : cases) {
+          const Tensor x = on_device(context, of.inputs[rank]);
+          const Tensor weight = on_device(context, of.weight);
+          const Tensor out(dtype, x.view().shape(), context.device(), "normed");
+          if (group.try_all_reduce_norm(x, weight, kEps, out)) ++of.num_fused;
+          of.sums[rank] = on_host(context, x);
+          of.norms[rank] = on_host(context, out);
+          rms_norm(context, x, weight, kEps, out);
+          of.expected[rank] = on_host(context, out);
+        }
+      });
+      for (const Results& of : cases) {
+        const TensorView first = of.norms.front();
+        CAPTURE(num_ranks, dtype_name(dtype), first.shape().to_string());
+        CHECK(of.num_fused == num_ranks);
+        const std::string sum = bytes_of(sum_of(of.inputs));
+        for (std::size_t r = 0; r < of.inputs.size(); ++r) {
+          CHECK((bytes_of(of.sums[r]) == sum));
+          CHECK((bytes_of(of.norms[r]) == bytes_of(first)));
+          double worst = 0;
+          for (std::int64_t i = 0; i < first.num_elements(); ++i) {
+            const double want = element(of.expected[r], i);
+            const double off = std::fabs(element(of.norms[r], i) - want);
+            worst = std::max(worst, off / std::max(1.0, std::fabs(want)));
+          }
+          CHECK(worst <= (dtype == DType::kFloat32 ? 1e-5 : 1.6e-2));
+        }
+      }
+    }
   }
 }
 
