@@ -12,6 +12,7 @@
 
 #include "device/cuda/nccl_communicator.h"
 #include "device/cuda/peer_communicator.h"
+#include "device/cuda/silent_communicator.h"
 #include "device/device_info.h"
 #include "engine/checkpoint_tokenizer.h"
 #include "engine/device_setup.h"
@@ -150,6 +151,9 @@ void join_group(DeviceContext& context, RankCommunicators communicators) {
       on_device = cuda::make_peer_communicator(context, std::move(on_device), *communicators.host,
                                                communicators.peer_message_bytes);
     }
+  }
+  if (communicators.silent && on_device != nullptr) {
+    on_device = cuda::make_silent_communicator(context, std::move(on_device));
   }
   context.set_communicators(std::move(on_device), std::move(communicators.host));
 }

@@ -28,6 +28,7 @@ struct RankCommunicators {
   std::unique_ptr<Communicator> host;
   std::string gpu_group_id;             // empty on the CPU, and for one GPU
   std::int64_t peer_message_bytes = 0;  // ParallelOptions', of ranks in one process; 0 of others
+  bool silent = false;                  // ParallelOptions::skip_communication
 };
 
 // What one rank contributes. All but context and runner is of use on rank 0 only.

@@ -129,7 +129,7 @@ ParallelParts set_up_ranks(const EngineConfig& config) {
         return name_group(check_devices(config), nullptr, /*is_first=*/true);
       });
     }
-    parts.first = set_up_rank(config, {make_single_communicator(), group_id, 0});
+    parts.first = set_up_rank(config, {make_single_communicator(), group_id, 0, false});
     parts.runner = std::move(parts.first.runner);
     return parts;
   }
@@ -169,7 +169,8 @@ ParallelParts set_up_ranks(const EngineConfig& config) {
     mine.num_threads = threads_of(rank, num_local, num_threads);
     mine.device = device_name({device.type, device.index + rank});
     const std::int64_t peer_bytes = num_local == num_ranks ? config.parallel.peer_message_bytes : 0;
-    built[index] = set_up_rank(mine, {std::move(communicators[index]), group_id, peer_bytes});
+    built[index] = set_up_rank(mine, {std::move(communicators[index]), group_id, peer_bytes,
+                                      config.parallel.skip_communication});
   });
 
   std::vector<Rank> ranks;
@@ -217,7 +218,8 @@ void run_remote_rank(const EngineConfig& config) {
     EngineConfig mine = config;
     mine.device = device_name(device);
     const std::string group_id = name_group(device, processes.get(), /*is_first=*/false);
-    rank = set_up_rank(mine, {make_socket_communicator(processes), group_id, 0});
+    rank = set_up_rank(mine, {make_socket_communicator(processes), group_id, 0,
+                              config.parallel.skip_communication});
   } catch (const std::exception& error) {
     processes->abort(concat("rank ", processes->rank(), " failed: ", error.what()));
     throw;

@@ -86,6 +86,9 @@ struct ParallelOptions {
   // GPUs of one process exchange messages of up to so many bytes over each other's memory instead of
   // through NCCL. At most 1 MiB; 0: none.
   std::int64_t peer_message_bytes = 0;
+  // For measurements: GPUs leave out what they would say to each other. Results are worthless; what
+  // a step takes is what it takes without communication.
+  bool skip_communication = false;
   // For measurements: one GPU alone goes through NCCL all the same.
   bool communicate_alone = false;
 };

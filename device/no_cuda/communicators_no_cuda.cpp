@@ -1,4 +1,5 @@
 #include "device/cuda/peer_communicator.h"
+#include "device/cuda/silent_communicator.h"
 #include "device/no_cuda/refuse.h"
 
 namespace moba::cuda {
@@ -10,6 +11,11 @@ std::unique_ptr<Communicator> make_peer_communicator(DeviceContext& /*context*/,
                                                      Communicator& /*host*/,
                                                      std::int64_t /*max_bytes*/) {
   refuse("peer memory");
+}
+
+std::unique_ptr<Communicator> make_silent_communicator(DeviceContext& /*context*/,
+                                                       std::unique_ptr<Communicator> /*group*/) {
+  refuse("a silent group");
 }
 
 }  // namespace moba::cuda
