@@ -247,6 +247,7 @@ RankParts set_up_rank(const EngineConfig& config, RankCommunicators communicator
   model_options.dtype = dtype;
   model_options.max_model_len = plan.max_model_len;
   model_options.max_num_batched_tokens = batched_tokens;
+  model_options.min_overlapped_tokens = config.parallel.min_overlapped_tokens;
   std::unique_ptr<CausalLM> model = with_code(StatusCode::kInvalidCheckpoint, [&] {
     return load_causal_lm(*parts.context, dir, core.model, model_options);
   });

@@ -39,6 +39,8 @@ void check_options(const ParallelOptions& options) {
   MOBA_CHECK(options.peer_message_bytes >= 0 && options.peer_message_bytes <= kMaxPeerMessageBytes,
              "peer_message_bytes is ", options.peer_message_bytes, ", not in 0 .. ",
              kMaxPeerMessageBytes);
+  MOBA_CHECK(options.min_overlapped_tokens >= 0, "min_overlapped_tokens is ",
+             options.min_overlapped_tokens, ", less than 0");
   const int processes = options.num_processes;
   MOBA_CHECK(processes == 1 || processes == options.tensor_parallel_size,
              "tensor_parallel_size is ", options.tensor_parallel_size, " over ", processes,

@@ -31,6 +31,10 @@ struct ModelOptions {
   std::int64_t max_model_len =
       0;  // longest sequence: sizes the RoPE table (and sets the base of dynamic RoPE)
   std::int64_t max_num_batched_tokens = 0;  // sizes the activations
+  // Where ranks are several: a batch of so many tokens or more is computed in two parts where
+  // attention does not need all at once, so that the sums of one part over the ranks are taken
+  // while the other is computed. 0: never. The results are the same.
+  std::int64_t min_overlapped_tokens = 0;
 };
 
 // Not thread-safe: one per rank, a part of the model each if the context's communicator is of

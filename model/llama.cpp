@@ -32,9 +32,7 @@ constexpr std::int64_t kCpuMlpBytes = std::int64_t{32} << 20;
 constexpr std::int64_t kCudaMlpBytes = std::int64_t{512} << 20;
 constexpr std::int64_t kMinMlpRows = 256;
 
-// On GPUs a batch of so many tokens is computed in two parts where all are needed only by
-// attention: one part's sums are taken while the other part is computed.
-constexpr std::int64_t kMinOverlappedTokens = 2048;
+// The first of two parts of a long batch has a multiple of so many tokens, as products like it.
 constexpr std::int64_t kPartMultiple = 256;
 
 // Views into the checkpoint or into copies on the device; a bias or norm that the model lacks is
@@ -338,10 +336,12 @@ class Llama final : public CausalLM {
 };
 
 std::vector<Llama::Part> Llama::split(std::int64_t num_tokens) const {
-  const bool overlaps = group_.size() > 1 && context_.device().type == DeviceType::kCuda &&
-                        num_tokens >= kMinOverlappedTokens;
+  const std::int64_t least = options_.min_overlapped_tokens;
+  const bool overlaps =
+      group_.size() > 1 && least > 0 && num_tokens >= std::max<std::int64_t>(least, 2);
   if (!overlaps) return {{0, num_tokens, 0}};
-  const std::int64_t middle = num_tokens / 2 / kPartMultiple * kPartMultiple;
+  const std::int64_t half = num_tokens / 2;
+  const std::int64_t middle = half < kPartMultiple ? half : half / kPartMultiple * kPartMultiple;
   return {{0, middle, 0}, {middle, num_tokens, 1}};
 }
 

@@ -25,8 +25,9 @@ fi
 nvidia-smi --query-gpu=index,name,driver_version,power.limit --format=csv
 nvidia-smi topo -m | head -$((gpus + 1))
 
-echo "== collectives"
+echo "== collectives, and the engine over two GPUs"
 "$build/tests/device/test_nccl"
+"$build/tests/engine/test_engine_cuda" "*two GPUs*"
 "$build/tests/device/test_nccl" "[times]"
 
 echo "== tokens of $n GPUs against 1"
@@ -60,14 +61,39 @@ if [[ -z ${MODEL:-} ]]; then exit 0; fi
 echo "== times of $MODEL"
 block=${MOBA_BLOCK:-512}
 topk=${MOBA_TOPK:-8}
-for ranks in 1 "$n"; do
-  for mode in full moba; do
-    flags=(--attention full)
-    if [[ $mode == moba ]]; then
-      flags=(--attention moba --moba-block-size "$block" --moba-topk "$topk" --full-attention-layers none)
-    fi
-    echo "-- $ranks GPU(s), $mode"
-    "$moba" bench latency -m "$MODEL" --device cuda --dtype bfloat16 --tp "$ranks" "${flags[@]}" -c 132000 \
-      -p 8192,131072 -d 1024 -n 128 -r 3
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# How the ranks talk: small messages over peer memory, all by NCCL, or not at all, which gives what a step takes without communication.
+echo '{}' > "$work/one.json"
+echo "{\"parallel\": {\"tensor_parallel_size\": $n, \"peer_message_bytes\": 524288}}" > "$work/peer.json"
+echo "{\"parallel\": {\"tensor_parallel_size\": $n, \"peer_message_bytes\": 0}}" > "$work/nccl.json"
+echo "{\"parallel\": {\"tensor_parallel_size\": $n, \"skip_communication\": true}}" > "$work/silent.json"
+for mode in full moba; do
+  flags=(--attention full)
+  if [[ $mode == moba ]]; then
+    flags=(--attention moba --moba-block-size "$block" --moba-topk "$topk" --full-attention-layers none)
+  fi
+  for how in one peer nccl silent; do
+    bench() { "$moba" bench latency -m "$MODEL" --device cuda --dtype bfloat16 --config "$work/$how.json" "${flags[@]}" -c 132000 --json -q "$@"; }
+    bench -p 8192,131072 -n 0 -r 3 > "$work/$mode.$how.prefill"
+    bench -p none -d 1024 -n 128 --batches 1,64 -r 3 > "$work/$mode.$how.decode"
   done
 done
+# The share of time in communication is what the step takes beyond that of the run without any.
+python3 - "$work" "$n" << 'EOF_PYTHON'
+import json, sys
+work, n = sys.argv[1:]
+def seconds(mode, how):
+    found = {}
+    for kind in ("prefill", "decode"):
+        for case in json.load(open(f"{work}/{mode}.{how}.{kind}"))["cases"]:
+            found[case["case"], case["prompt_tokens"], case["batch"]] = case["median_seconds"]
+    return found
+print(f"{'case':<34} {'1 GPU s':>9} {n + ' GPUs s':>9} {'ratio':>6} {'NCCL s':>9} {'ratio':>6} {'silent s':>9} {'share':>6}")
+for mode in ("full", "moba"):
+    one, peer, nccl, silent = (seconds(mode, how) for how in ("one", "peer", "nccl", "silent"))
+    for case in one:
+        name = f"{case[0]} at {case[1]}, batch {case[2]}, {mode}"
+        print(f"{name:<34} {one[case]:9.3f} {peer[case]:9.3f} {one[case] / peer[case]:6.2f} {nccl[case]:9.3f} "
+              f"{one[case] / nccl[case]:6.2f} {silent[case]:9.3f} {100 * (1 - silent[case] / peer[case]):5.1f}%")
+EOF_PYTHON

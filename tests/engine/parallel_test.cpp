@@ -312,6 +312,18 @@ TEST_CASE("the engine over two ranks gives what it gives over one", "[parallel]"
   CHECK(two->stats().num_pages_in_use == 0);
 }
 
+TEST_CASE("the engine over two ranks, in two parts where ranks sum", "[parallel]") {
+  const std::vector<RequestOutput> expected = run_all(*make_engine(embedded_config(1)));
+  EngineConfig config = embedded_config(2);
+  config.parallel.min_overlapped_tokens = 3;  // of decode steps too, as requests run side by side
+  check_same(run_all(*make_engine(config)), expected);
+  config.parallel.min_overlapped_tokens = 600;
+  check_same(run_all(*make_engine(config)), expected);
+  config.parallel.min_overlapped_tokens = -1;
+  CHECK_THAT(Engine::create(config).status().message(),
+             Contains("min_overlapped_tokens is -1, less than 0"));
+}
+
 TEST_CASE("the engine over two ranks, short of pages", "[parallel]") {
   const std::vector<RequestOutput> expected = run_all(*make_engine(embedded_config(1)), 120);
   EngineConfig config = embedded_config(2);

@@ -45,6 +45,7 @@ constexpr const char* kEverything = R"({
   "enable_prefix_caching": false, "max_num_batched_tokens": 512, "max_num_seqs": 2,
   "long_prefill_token_threshold": 99, "max_num_queued": 5,
   "tensor_parallel_size": 2, "rank_timeout_seconds": 2.5, "communicate_alone": true,
+  "peer_message_bytes": 4096, "min_overlapped_tokens": 2048,
   "num_processes": 2, "process_rank": 1, "local_rank": 1, "master_address": "h", "master_port": 4,
   "threads": 3, "decode_graphs": false,
   "temperature": 0.7, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.1,
@@ -77,6 +78,8 @@ void check_everything(const Settings& s) {
   CHECK(s.engine.parallel.tensor_parallel_size == 2);
   CHECK(s.engine.parallel.rank_timeout_seconds == 2.5);
   CHECK(s.engine.parallel.communicate_alone);
+  CHECK(s.engine.parallel.peer_message_bytes == 4096);
+  CHECK(s.engine.parallel.min_overlapped_tokens == 2048);
   CHECK(s.engine.parallel.num_processes == 2);
   CHECK(s.engine.parallel.process_rank == 1);
   CHECK(s.engine.parallel.local_rank == 1);

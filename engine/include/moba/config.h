@@ -86,6 +86,9 @@ struct ParallelOptions {
   // GPUs of one process exchange messages of up to so many bytes over each other's memory instead of
   // through NCCL. At most 1 MiB; 0: none.
   std::int64_t peer_message_bytes = 0;
+  // Steps of so many tokens or more are computed in two parts, so that what ranks say to each other
+  // about one passes while the other is computed. 0: never.
+  std::int64_t min_overlapped_tokens = 0;
   // For measurements: GPUs leave out what they would say to each other. Results are worthless; what
   // a step takes is what it takes without communication.
   bool skip_communication = false;
