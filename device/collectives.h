@@ -61,8 +61,8 @@ class Communicator {
 
   // all_reduce() of x beside what is issued next, where the device can do both: x is neither read
   // nor written between start_all_reduce() and finish_all_reduce() of that lane. At most one a
-  // lane, and no other operation of the group while one is under way but those of other lanes. Not
-  // to be recorded in graphs.
+  // lane, and no other operation of the group while one is under way but those of other lanes.
+  // A graph that records one's start records its end.
   static constexpr int kNumLanes = 2;
   void start_all_reduce(const TensorView& x, int lane);
   void finish_all_reduce(int lane);
