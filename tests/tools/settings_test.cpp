@@ -44,7 +44,7 @@ constexpr const char* kEverything = R"({
   "gpu_memory_utilization": 0.5,
   "enable_prefix_caching": false, "max_num_batched_tokens": 512, "max_num_seqs": 2,
   "long_prefill_token_threshold": 99, "max_num_queued": 5,
-  "tensor_parallel_size": 2, "rank_timeout_seconds": 2.5, "communicate_alone": true,
+  "tensor_parallel_size": 2, "rank_timeout_seconds": 2.5, "communicate_alone": true, "skip_communication": true,
   "peer_message_bytes": 4096, "min_overlapped_tokens": 2048,
   "num_processes": 2, "process_rank": 1, "local_rank": 1, "master_address": "h", "master_port": 4,
   "threads": 3, "decode_graphs": false,
@@ -78,6 +78,7 @@ void check_everything(const Settings& s) {
   CHECK(s.engine.parallel.tensor_parallel_size == 2);
   CHECK(s.engine.parallel.rank_timeout_seconds == 2.5);
   CHECK(s.engine.parallel.communicate_alone);
+  CHECK(s.engine.parallel.skip_communication);
   CHECK(s.engine.parallel.peer_message_bytes == 4096);
   CHECK(s.engine.parallel.min_overlapped_tokens == 2048);
   CHECK(s.engine.parallel.num_processes == 2);

@@ -83,8 +83,8 @@ struct ParallelOptions {
   int local_rank = 0;  // among the processes of this host: which GPU it takes
   std::string master_address = "127.0.0.1";
   int master_port = 29500;
-  // GPUs of one process exchange messages of up to so many bytes over each other's memory instead of
-  // through NCCL. At most 1 MiB; 0: none.
+  // GPUs of one process exchange messages of up to so many bytes over each other's memory instead
+  // of through NCCL. At most 1 MiB; 0: none.
   std::int64_t peer_message_bytes = 0;
   // Steps of so many tokens or more are computed in two parts, so that what ranks say to each other
   // about one passes while the other is computed. 0: never.
