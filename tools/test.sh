@@ -76,8 +76,8 @@ build_and_test() {
 if [ "$asan" = yes ]; then
   build_and_test asan "$@"
 fi
-build_and_test cpu "$@"
 if [ "$cuda" = yes ] && has_cuda; then
-  # What that build has of its own; all else ran above, from the same sources.
+  # What that build has of its own; all else runs below, from the same sources.
   build_and_test cuda -R '^(device|kvcache|attention_cuda_plan|engine_exports|engine_c_api|package_.*)$'
 fi
+build_and_test cpu "$@"

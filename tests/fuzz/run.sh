@@ -21,7 +21,7 @@ done
 cp ../../tests/data/chat/*.jinja corpus_template/
 printf '%s' 'a{"prompt": ["x", "y"], "n": 2, "logprobs": 1, "stop": ["a"], "logit_bias": {"5": 1.5}, "seed": 7}' >corpus_request/completion
 printf '%s' 'b{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "stream": true}' >corpus_request/chat
-limits="-max_total_time=$seconds -timeout=20 -rss_limit_mb=2048 -print_final_stats=1"
+limits="-max_total_time=$seconds -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0"
 # shellcheck disable=SC2086 # a list of words
 tests/fuzz/fuzz_request $limits -max_len=8192 corpus_request
 # shellcheck disable=SC2086
