@@ -4,7 +4,6 @@
 
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -224,9 +223,6 @@ int run(const Options& options) {
   const std::unique_ptr<Engine> engine = open_engine(settings);
   settings.sampling = engine->default_sampling();
   apply_settings(values, /*sampling=*/true, settings);
-  if (!settings.sampling.seed && settings.sampling.temperature > 0) {
-    settings.sampling.seed = std::random_device{}();
-  }
   Chat chat(*engine, open_template(options, settings, engine->tokenizer()), settings, own_moba,
             value_of(options.system).value_or(""));
   if (::isatty(STDIN_FILENO) == 1) spdlog::info("/help lists the commands, Ctrl-D leaves");

@@ -97,7 +97,7 @@ struct ParallelOptions {
 };
 
 struct EngineConfig {
-  std::string model;  // a Hugging Face checkpoint directory
+  std::string model;  // a Hugging Face checkpoint directory, or a GGUF file
   // "cpu"; "cuda" or "cuda:N", a GPU; "auto": the first GPU if build and machine have one, else the
   // CPU.
   std::string device = "auto";

@@ -104,7 +104,7 @@ MOBA_API moba_status moba_config_to_json(const moba_config* config, char** out);
 /* ---- Tokenizer ---- */
 
 typedef struct moba_tokenizer moba_tokenizer;
-/* Of a checkpoint directory. moba_engine_tokenizer() gives an engine's. */
+/* Of a checkpoint directory or a GGUF file. moba_engine_tokenizer() gives an engine's. */
 MOBA_API moba_status moba_tokenizer_open(const char* dir, moba_tokenizer** out);
 MOBA_API void moba_tokenizer_destroy(moba_tokenizer* tokenizer);
 /* add_special_tokens: what the checkpoint adds by itself (BOS). parse_special_tokens: text such as
@@ -132,7 +132,8 @@ MOBA_API moba_status moba_eos_id(const moba_tokenizer* tokenizer, int32_t* id);
 /* ---- Chat template: from a conversation to a prompt ---- */
 
 typedef struct moba_chat_template moba_chat_template;
-/* Of a checkpoint directory: chat_template.jinja, or chat_template in tokenizer_config.json.
+/* Of a checkpoint directory (chat_template.jinja, or chat_template in tokenizer_config.json) or a
+ * GGUF file.
  * MOBA_INVALID_ARGUMENT if it has none, MOBA_INVALID_CHECKPOINT if it cannot be read. */
 MOBA_API moba_status moba_chat_template_open(const char* dir, const moba_tokenizer* tokenizer,
                                              moba_chat_template** out);

@@ -18,7 +18,7 @@ class Tokenizer;
 // A handle; copies share the tokenizer. Every method is safe to call from several threads at once.
 class MOBA_API TokenizerHandle {
  public:
-  // Of a checkpoint directory (tokenizer.json or tokenizer.model).
+  // Of a checkpoint directory (tokenizer.json or tokenizer.model) or a GGUF file.
   static Result<TokenizerHandle> open(const std::string& dir);
   explicit TokenizerHandle(std::shared_ptr<const Tokenizer> tokenizer);
 

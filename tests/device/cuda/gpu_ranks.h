@@ -3,10 +3,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,6 +19,7 @@
 #include "device/cuda/nccl_communicator.h"
 #include "device/cuda/peer_communicator.h"
 #include "device/device_info.h"
+#include "tests/catch.h"
 #include "tests/device/rank_threads.h"
 
 namespace moba::test {
@@ -43,6 +47,45 @@ inline void on_gpus(int num_ranks, std::int64_t peer_bytes,
     context.synchronize();
     context.host_communicator().barrier();
   });
+}
+
+// Rank 1 does not come to a sum that rank 0 waits for on its device. Abort ends the wait, and what
+// rank 0 asks for afterwards fails with the reason. Checks nothing where there are not two devices.
+inline void check_abort_ends_waits(std::int64_t peer_bytes) {
+  if (num_cuda_devices() < 2) return;
+  const auto start = std::chrono::steady_clock::now();
+  std::atomic<int> ended{0};
+  on_gpus(2, peer_bytes, [&](DeviceContext& context) {
+    Communicator& group = context.communicator();
+    const Tensor x(DType::kFloat32, {1000}, context.device(), "x");
+    group.all_reduce(x);
+    context.synchronize();
+    if (group.rank() == 0) {
+      group.all_reduce(x);
+      std::thread watchdog([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
+        group.control()->abort("rank 1 stalled");
+      });
+      try {
+        context.synchronize();
+      } catch (const Error&) {
+      }
+      watchdog.join();
+      std::string error;
+      try {
+        group.all_reduce(x);
+      } catch (const Error& e) {
+        error = e.what();
+      }
+      if (error == "rank 1 stalled") ++ended;
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(600));
+      group.control()->abort("rank 1 stalled");
+      ++ended;
+    }
+  });
+  CHECK(ended == 2);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
 }
 
 // A recorded sequence of operations of a rank's stream. The stream's thread alone uses it.

@@ -199,7 +199,7 @@ class _Output(_Object):
 
 
 class Tokenizer(_Object):
-    """The tokenizer of a checkpoint directory."""
+    """The tokenizer of a checkpoint directory or a GGUF file."""
 
     _destroy = "moba_tokenizer_destroy"
 
@@ -265,8 +265,8 @@ class Tokenizer(_Object):
 
 
 class ChatTemplate(_Object):
-    """Makes prompts of conversations: the template of a checkpoint directory, or a file with nothing but
-    one. `messages` is a list of {"role": ..., "content": ...}."""
+    """Makes prompts of conversations: the template of a checkpoint (a directory or a GGUF file), or a
+    file with nothing but one. `messages` is a list of {"role": ..., "content": ...}."""
 
     _destroy = "moba_chat_template_destroy"
 
